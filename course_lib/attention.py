@@ -1,0 +1,393 @@
+"""Scaled dot-product attention in five steps, for NumPy and torch alike (chapter 3 onwards).
+
+The steps are `scores -> mask -> softmax -> weighted sum`, after
+A. Vaswani et al., "Attention Is All You Need", 2017, equation 1:
+
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V
+
+`attention` runs them, `trace` keeps every intermediate table of a small example, so that a person
+can check it by hand. Boolean masks: True = may attend; rows are queries, columns are keys.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from course_lib.masks import Mask
+from course_lib.masks.conventions import Array
+
+EmptyRows = Literal["error", "zeros"]
+
+#: Above this score `Trace.explain` subtracts the row's maximum before exp, to print short numbers.
+_SAFE_EXPONENT = 10.0
+
+
+def scores(q: Array, k: Array, scale: float | None = None) -> Array:
+    """Steps 1 and 2: the dot product of every query with every key, scaled.
+
+    Args:
+        q: queries, floating, shape [..., Tq, d_k].
+        k: keys, same library and dtype, shape [..., Tk, d_k]; leading axes broadcast.
+        scale: factor of the dot products; 1 / sqrt(d_k) if not given.
+
+    Returns:
+        Scores, shape [..., Tq, Tk].
+
+    Raises:
+        TypeError: if q and k are not floating arrays of one library and dtype.
+        ValueError: if the shapes do not fit or d_k is 0.
+    """
+    _check_pair("q", q, "k", k)
+    if q.shape[-1] != k.shape[-1] or q.shape[-1] == 0:
+        raise ValueError(
+            "k: expected as many entries a vector (at least 1) as q; "
+            f"got q {list(q.shape)} and k {list(k.shape)}"
+        )
+    _check_leading("k", q, k)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return (q @ k.swapaxes(-1, -2)) * factor  # [..., Tq, d_k] @ [..., d_k, Tk]
+
+
+def masked_softmax(
+    scores: Array, mask: Array | None = None, *, empty_rows: EmptyRows = "error"
+) -> Array:
+    """Steps 3 and 4: softmax over the visible keys of each row.
+
+    Equal to setting blocked scores to -inf and taking the softmax, except in a row with no
+    visible key: there 0/0 gives NaN, and this function zeros (if you ask for it). A NaN or inf in
+    a *visible* score shows up in the result, as it should; in a blocked one it does not.
+
+    Args:
+        scores: floating, shape [..., Tq, Tk].
+        mask: bool, True = may attend, broadcastable to `scores`; None for no mask.
+        empty_rows: what to do with a row that may attend to nothing: "error" (most often such a
+            row means an inverted mask) or "zeros" (right for padded queries).
+
+    Returns:
+        Weights, shape and dtype of `scores`; each row sums to 1, or is all zero if it is empty.
+
+    Raises:
+        TypeError: if `scores` is not floating or `mask` not boolean.
+        ValueError: if `mask` does not broadcast to `scores`, or for an empty row.
+    """
+    _check_floating("scores", scores)
+    if empty_rows not in ("error", "zeros"):
+        raise ValueError(f"empty_rows: expected 'error' or 'zeros'; got {empty_rows!r}")
+    if scores.ndim < 1:
+        raise ValueError("scores: expected shape [..., Tq, Tk]; got a single number")
+    xp = _library(scores)
+    visible = _visible(scores, mask)  # [..., Tq, Tk]
+    empty = ~xp.any(visible, axis=-1, keepdims=True)  # [..., Tq, 1]
+    if empty_rows == "error" and bool(xp.any(empty)):
+        raise ValueError(_empty_row_message(empty))
+    if scores.shape[-1] == 0:
+        return scores * 0
+    masked = xp.where(visible, scores, -xp.inf)
+    peak = xp.amax(masked, axis=-1, keepdims=True)
+    peak = xp.where(empty, xp.zeros_like(peak), peak)
+    # The outer `where` keeps blocked cells out of the gradient, not only out of the sum.
+    e = xp.where(visible, xp.exp(masked - peak), xp.zeros_like(masked))
+    total = xp.sum(e, axis=-1, keepdims=True)
+    return e / xp.where(empty, xp.ones_like(total), total)
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask | Array | None = None,
+    *,
+    scale: float | None = None,
+    q_pos: Sequence[int] | Array | None = None,
+    empty_rows: EmptyRows = "error",
+) -> tuple[Array, Array]:
+    """All five steps: `scores -> mask -> softmax -> weighted sum`.
+
+    Args:
+        q: queries, shape [..., Tq, d_k], floating.
+        k: keys, shape [..., Tk, d_k], same library and dtype.
+        v: values, shape [..., Tk, d_v], same library and dtype.
+        mask: a `Mask`, or a boolean array (True = may attend) that broadcasts to
+            [..., Tq, Tk], or None.
+        scale: factor of the dot products; 1 / sqrt(d_k) if not given.
+        q_pos: absolute positions of the queries, for a `Mask`; keys are at 0..Tk-1. By default
+            the queries are the *last* Tq positions, which is right with and without a cache.
+        empty_rows: see `masked_softmax`; the output of an empty row is zero.
+
+    Returns:
+        (output [..., Tq, d_v], weights [..., Tq, Tk]), in the dtype of q. Half precision is
+        computed in float32 inside, as fused kernels do.
+
+    Raises:
+        TypeError: wrong dtypes, mixed libraries, a mask that is not boolean.
+        ValueError: shapes that do not fit, an empty row that nobody asked for, q_pos that does
+            not have Tq entries.
+    """
+    _check_pair("q", q, "k", k)
+    _check_pair("k", k, "v", v)
+    if v.shape[-2] != k.shape[-2]:
+        raise ValueError(
+            f"v: expected one value a key; got {v.shape[-2]} values for {k.shape[-2]} keys"
+        )
+    _check_leading("v", k, v)
+    dtype = q.dtype
+    if dtype in (torch.float16, torch.bfloat16, np.dtype(np.float16)):
+        q, k, v = (_as_float32(x) for x in (q, k, v))
+    s = scores(q, k, scale)  # [..., Tq, Tk]
+    visible = _resolve(mask, q_pos, s, q)
+    weights = masked_softmax(s, visible, empty_rows=empty_rows)
+    output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
+    if isinstance(output, torch.Tensor):
+        return output.to(dtype), weights.to(dtype)
+    return output.astype(dtype, copy=False), weights.astype(dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every table of one small attention computation; see `trace`.
+
+    Attributes:
+        tokens: labels of the T positions.
+        q: queries, [T, d_k].
+        k: keys, [T, d_k].
+        v: values, [T, d_v].
+        mask: bool [T, T], True = may attend.
+        raw: dot products, [T, T].
+        scaled: raw / sqrt(d_k), [T, T].
+        masked: scaled, with -inf where blocked, [T, T].
+        weights: softmax of masked, [T, T].
+        output: weights @ v, [T, d_v].
+    """
+
+    tokens: tuple[str, ...]
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    mask: np.ndarray
+    raw: np.ndarray
+    scaled: np.ndarray
+    masked: np.ndarray
+    weights: np.ndarray
+    output: np.ndarray
+
+    def row(self, token: str | int) -> int:
+        """The position of a token, given by its text (the first that matches) or as a number.
+
+        Raises:
+            ValueError: if there is no such token.
+        """
+        if isinstance(token, str) and token in self.tokens:
+            return self.tokens.index(token)
+        if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < len(self.tokens):
+            return token
+        raise ValueError(
+            f"token: expected one of {', '.join(self.tokens)} or a position from 0 to "
+            f"{len(self.tokens) - 1}; got {token!r}"
+        )
+
+    def explain(self, token: str | int) -> str:
+        """The five steps of one query, written out so that they can be checked by hand."""
+        i = self.row(token)
+        visible = np.flatnonzero(self.mask[i])
+        names = [self.tokens[j] for j in visible]
+        blocked = [t for j, t in enumerate(self.tokens) if not self.mask[i, j]]
+        root = math.sqrt(self.q.shape[-1])
+        lines = [
+            f"Query {i}, {self.tokens[i]!r}: q = {_vector(self.q[i])}",
+            f"may attend to: {', '.join(names) or 'nothing'}",
+            f"blocked:       {', '.join(blocked) or 'nothing'}",
+            "",
+            f"Steps 1 to 3: dot products with the keys, divided by sqrt(d_k) = {root:.4g}, masked",
+        ]
+        width = max(len(t) for t in self.tokens)
+        for j, name in enumerate(self.tokens):
+            products = " + ".join(f"{a:g}*{b:g}" for a, b in zip(self.q[i], self.k[j], strict=True))
+            end = f"{self.scaled[i, j]:.4f}" if self.mask[i, j] else "blocked, -inf"
+            lines.append(f"  {name:<{width}}  {products} = {self.raw[i, j]:g}  ->  {end}")
+        lines += ["", "Step 4: softmax over what is visible"]
+        if len(visible) == 0:
+            return "\n".join([*lines, "  nothing is visible: all weights are 0"])
+        peak = self.scaled[i, visible].max()
+        shift = peak if peak > _SAFE_EXPONENT else 0.0  # exp would overflow near 710
+        powers = np.exp(self.scaled[i, visible] - shift)
+        if shift:
+            lines.append(f"  every score less the largest, {shift:.4f}, so that exp stays finite")
+        lines.append(f"  sum of exp: {' + '.join(f'{p:.4f}' for p in powers)} = {powers.sum():.4f}")
+        for name, p, j in zip(names, powers, visible, strict=True):
+            share = f"{p:.4f} / {powers.sum():.4f}"
+            lines.append(f"  {name:<{width}}  {share} = {self.weights[i, j]:.4f}")
+        lines += [
+            "",
+            "Step 5: the weighted sum of the visible values",
+            f"  output = {_vector(self.output[i], 4)}",
+        ]
+        return "\n".join(lines)
+
+
+def trace(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask | Array | None = None,
+    tokens: Sequence[str] | None = None,
+) -> Trace:
+    """Run `attention` on one small sequence and keep every table.
+
+    Args:
+        q: queries, shape [T, d_k]; any floating array of NumPy or torch.
+        k: keys, shape [T, d_k].
+        v: values, shape [T, d_v].
+        mask: as for `attention`; None for standard attention.
+        tokens: T labels; "0", "1", ... if not given.
+
+    Returns:
+        The `Trace`, in NumPy float64.
+
+    Raises:
+        ValueError: if the arrays are not 2-D or their lengths differ.
+    """
+    arrays = {}
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        _check_floating(name, array)
+        array = array.detach().cpu().double().numpy() if _is_torch(array) else array
+        arrays[name] = array.astype(np.float64)
+        if array.ndim != 2 or len(array) != len(q):
+            raise ValueError(
+                f"{name}: expected shape [T, d] with the T of q; got {list(array.shape)}"
+            )
+    q, k, v = arrays.values()
+    labels = tuple(str(i) for i in range(len(q))) if tokens is None else tuple(tokens)
+    if len(labels) != len(q):
+        raise ValueError(f"tokens: expected {len(q)} labels; got {len(labels)}")
+    scaled = scores(q, k)
+    if _is_torch(mask):
+        mask = mask.detach().cpu().numpy()
+    visible = _visible(scaled, _resolve(mask, None, scaled, q))
+    output, weights = attention(q, k, v, visible, empty_rows="zeros")
+    return Trace(
+        tokens=labels,
+        q=q,
+        k=k,
+        v=v,
+        mask=visible,
+        raw=scores(q, k, scale=1.0),
+        scaled=scaled,
+        masked=np.where(visible, scaled, -np.inf),
+        weights=weights,
+        output=output,
+    )
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def _is_torch(array: Any) -> bool:
+    return isinstance(array, torch.Tensor)
+
+
+def _library(array: Array) -> ModuleType:
+    """The module (NumPy or torch) whose functions work on `array`; both take axis, keepdims."""
+    return torch if _is_torch(array) else np
+
+
+def _as_float32(array: Array) -> Array:
+    return array.float() if _is_torch(array) else array.astype(np.float32)
+
+
+def _resolve(
+    mask: Mask | Array | None, q_pos: Sequence[int] | Array | None, s: Array, q: Array
+) -> Array | None:
+    """The boolean array behind `mask` for scores `s` [..., Tq, Tk]."""
+    n_queries, n_keys = s.shape[-2:]
+    if not isinstance(mask, Mask):
+        if q_pos is not None:
+            raise ValueError("q_pos: only a Mask has use for positions; mask is not one")
+        return mask
+    if q_pos is None:
+        if n_queries > n_keys:
+            raise ValueError(
+                "q_pos: needed when there are more queries than keys "
+                f"({n_queries} > {n_keys}); got None"
+            )
+        q_pos = np.arange(n_keys - n_queries, n_keys)
+    if len(q_pos) != n_queries:
+        raise ValueError(f"q_pos: expected {n_queries} positions; got {len(q_pos)}")
+    if _is_torch(q):
+        return mask.tensor(torch.as_tensor(q_pos, device=q.device), n_keys)
+    matrix = mask.matrix(q_pos, n_keys)
+    return matrix.cpu().numpy() if _is_torch(matrix) else matrix
+
+
+def _visible(s: Array, mask: Array | None) -> Array:
+    """`mask` checked and stretched to the shape of the scores `s`."""
+    xp = _library(s)
+    if mask is None:
+        return xp.ones_like(s, dtype=bool if xp is np else torch.bool)
+    if getattr(mask, "dtype", None) not in (np.dtype(bool), torch.bool):
+        raise TypeError(
+            "mask: expected a boolean array, True = may attend (course_lib.masks.from_additive "
+            f"converts a 0 / -inf bias); got {getattr(mask, 'dtype', type(mask).__name__)}"
+        )
+    if _is_torch(mask) != _is_torch(s):
+        raise TypeError("mask: expected the library of the scores (NumPy or torch), not the other")
+    try:
+        return xp.broadcast_to(mask, s.shape)
+    except (ValueError, RuntimeError):
+        raise ValueError(
+            f"mask: expected a shape that broadcasts to the scores {list(s.shape)} "
+            f"(queries x keys last); got {list(mask.shape)}"
+        ) from None
+
+
+def _empty_row_message(empty: Array) -> str:
+    row = [int(i) for i in (torch.nonzero(empty)[0] if _is_torch(empty) else np.argwhere(empty)[0])]
+    return (
+        f"mask: query row {row[-2] if len(row) > 1 else 0} (at {row[:-1]}) may attend to no key. "
+        "Is the mask inverted? True means may attend. "
+        "If empty rows are meant (padded queries), pass empty_rows='zeros'."
+    )
+
+
+def _check_floating(name: str, array: Any) -> None:
+    if _is_torch(array):
+        fine = array.is_floating_point()
+    else:
+        fine = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating)
+    if not fine:
+        kind = array.dtype if hasattr(array, "dtype") else type(array).__name__
+        raise TypeError(f"{name}: expected a floating NumPy array or torch tensor; got {kind}")
+
+
+def _check_pair(name_a: str, a: Any, name_b: str, b: Any) -> None:
+    _check_floating(name_a, a)
+    _check_floating(name_b, b)
+    if _is_torch(a) != _is_torch(b) or a.dtype != b.dtype:
+        raise TypeError(
+            f"{name_b}: expected the library and dtype of {name_a} "
+            f"({type(a).__name__}, {a.dtype}); got {type(b).__name__}, {b.dtype}"
+        )
+    if _is_torch(a) and a.device != b.device:
+        raise ValueError(f"{name_b}: expected device {a.device}, where {name_a} is; got {b.device}")
+    for name, array in ((name_a, a), (name_b, b)):
+        if array.ndim < 2:
+            raise ValueError(f"{name}: expected shape [..., T, d]; got {list(array.shape)}")
+
+
+def _check_leading(name: str, a: Array, b: Array) -> None:
+    try:
+        np.broadcast_shapes(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected leading axes that broadcast with {list(a.shape[:-2])}; "
+            f"got {list(b.shape[:-2])}"
+        ) from None
+
+
+def _vector(values: np.ndarray, digits: int | None = None) -> str:
+    shown = (f"{x:g}" if digits is None else f"{x:.{digits}f}" for x in values)
+    return f"[{', '.join(shown)}]"

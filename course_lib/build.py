@@ -1,0 +1,279 @@
+"""From the text that authors edit to the notebooks that students open (`course build`).
+
+Percent-format sources in `notebooks/source/*.py` become executed notebooks in `notebooks/`.
+The result is reproducible to the byte in the pinned environment (`constraints.txt`): cell ids
+follow from the headings, metadata is fixed, and what depends on the machine is not saved.
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from course_lib.lesson import QUIET
+from course_lib.project import Chapter, Project
+
+#: Cells with this tag print what depends on the machine; nbval does not compare it either.
+MACHINE_TAG = "nbval-ignore-output"
+MACHINE_NOTE = "(This output depends on your machine: run the cell to see yours.)\n"
+#: Saved notebooks carry these and no other notebook metadata.
+NOTEBOOK_METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+_TABLE = re.compile(r"(<!-- chapters: written by `course build` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def assemble(source: str, chapter: Chapter, project: Project) -> NotebookNode:
+    """The unexecuted notebook of a source text: badge and setup cell added, ids given.
+
+    Args:
+        source: percent-format text; its first cell is the title.
+        chapter: the chapter that it is.
+        project: for the addresses.
+
+    Returns:
+        The notebook.
+
+    Raises:
+        ValueError: if the first cell is not a markdown title.
+    """
+    notebook = jupytext.reads(source, fmt="py:percent")
+    if not notebook.cells or not notebook.cells[0].source.startswith("# "):
+        raise ValueError(f"{chapter.name}: expected a markdown cell with the title ('# ...') first")
+    notebook.cells[1:1] = [_badge_cell(chapter, project), _setup_cell(project)]
+    for cell, name in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
+        cell.id = name
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        if cell.cell_type == "code":
+            cell.execution_count, cell.outputs = None, []
+    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Run a notebook from top to bottom in a fresh kernel and normalise its outputs.
+
+    Args:
+        notebook: as from `assemble`; not changed.
+        folder: working folder of the kernel.
+
+    Returns:
+        The executed notebook.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails; the message shows the cell.
+    """
+    notebook = nbformat.from_dict(notebook)
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=600,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute(env={**os.environ, QUIET: "1", "PYTHONHASHSEED": "0"})
+    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _normalised(cell)
+    return notebook
+
+
+def to_text(notebook: NotebookNode) -> str:
+    """The bytes that are saved: sorted keys, one line of source a line, one newline at the end."""
+    nbformat.validate(notebook)
+    plain = json.loads(nbformat.writes(notebook))
+    return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -> list[str]:
+    """Build notebooks and the README's chapter table, or check that they are up to date.
+
+    Args:
+        project: the working copy.
+        names: chapters to build, all if empty.
+        check: compare with the files instead of writing them. Outputs are compared only in the
+            pinned environment; sources always.
+
+    Returns:
+        What differs, one line each; empty if nothing does (or if not `check`).
+
+    Raises:
+        ValueError: for an unknown chapter name.
+    """
+    known = {c.name: c for c in project.chapters}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"names: expected some of {', '.join(known)}; got {', '.join(unknown)}")
+    departures = [] if not check else pin_departures(project.root / "constraints.txt")
+    if departures:
+        print(f"not the pinned environment ({departures[0]}): comparing sources, not outputs")
+    problems = []
+    for name in names or known:
+        print(f"{'checking' if check else 'building'} {name}", flush=True)
+        problems += _build_one(project, known[name], check=check, sources_only=bool(departures))
+    return problems + _build_readme(project, check=check)
+
+
+def pin_departures(constraints: Path) -> list[str]:
+    """How this environment departs from the pinned one that saved outputs come from."""
+    found = []
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        found.append(f"platform is {sys.platform} {platform.machine()}, pinned: linux x86_64")
+    for line in constraints.read_text("utf-8").splitlines():
+        pin = re.match(r"([\w.-]+)==([\w.]+)", line)
+        if pin is None:
+            continue
+        try:
+            installed = metadata.version(pin[1]).split("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+        if installed != pin[2]:
+            found.append(f"{pin[1]} is {installed}, pinned: {pin[2]}")
+    return found
+
+
+def differences(old: NotebookNode, new: NotebookNode, *, sources_only: bool) -> Iterator[str]:
+    """Lines that say which cells of two notebooks differ, and in what."""
+    old_ids, new_ids = [c.id for c in old.cells], [c.id for c in new.cells]
+    if old_ids != new_ids:
+        gone = ", ".join(i for i in old_ids if i not in new_ids) or "none"
+        added = ", ".join(i for i in new_ids if i not in old_ids) or "none"
+        yield f"the cells are not those of the source (only saved: {gone}; only new: {added})"
+        return
+    if old.metadata != new.metadata:
+        yield "the notebook's metadata differ"
+    fields = ["cell_type", "source", "metadata"]
+    fields += [] if sources_only else ["outputs", "execution_count"]
+    for number, (a, b) in enumerate(zip(old.cells, new.cells, strict=True)):
+        for field in fields:
+            if a.get(field) != b.get(field):
+                yield f"cell {number} ({b.id}): {field} differs"
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _build_one(project: Project, chapter: Chapter, *, check: bool, sources_only: bool) -> list[str]:
+    folder = project.root / "notebooks"
+    source = (folder / "source" / f"{chapter.name}.py").read_text("utf-8")
+    notebook = assemble(source, chapter, project)
+    target = folder / f"{chapter.name}.ipynb"
+    if not (check and sources_only):
+        notebook = execute(notebook, folder)
+    if not check:
+        _write(target, to_text(notebook))
+        return []
+    if not target.is_file():
+        return [f"{target.name}: not built yet; run course build"]
+    saved = target.read_text("utf-8")
+    found = [
+        f"{target.name}: {line}"
+        for line in differences(
+            nbformat.reads(saved, as_version=4), notebook, sources_only=sources_only
+        )
+    ]
+    if not found and not sources_only and saved != to_text(notebook):
+        found = [f"{target.name}: the file's layout differs (edited by hand?)"]
+    return found
+
+
+def _build_readme(project: Project, *, check: bool) -> list[str]:
+    file = project.root / "README.md"
+    text = file.read_text("utf-8")
+    rows = [
+        "| | Chapter | What it answers | Minutes | |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {_number(c)} | [{c.title}](notebooks/{c.name}.ipynb) | {c.question} "
+            f"| {c.minutes} | {_badge(project, c)} |"
+            for c in project.chapters
+        ),
+    ]
+    new, found = _TABLE.subn(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text)
+    if found != 1:
+        return [f"README.md: expected one chapter table between its two marks; found {found}"]
+    if check:
+        return [] if new == text else ["README.md: the chapter table differs; run course build"]
+    if new != text:
+        _write(file, new)
+    return []
+
+
+def _badge_cell(chapter: Chapter, project: Project) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(
+        f"{_badge(project, chapter)} {chapter.minutes} minutes, reading and trying things out."
+    )
+
+
+def _setup_cell(project: Project) -> NotebookNode:
+    code = (
+        "# Run this cell first. On Colab it adds course_lib and nothing else; "
+        "elsewhere it only reports.\n"
+        "try:\n"
+        "    import course_lib\n"
+        "except ModuleNotFoundError:\n"
+        f"    %pip install --quiet --no-deps {project.package_url}\n"
+        "from course_lib.colab import report\n"
+        "\n"
+        "print(report())"
+    )
+    return nbformat.v4.new_code_cell(code, metadata={"tags": [MACHINE_TAG, "setup"]})
+
+
+def _badge(project: Project, chapter: Chapter) -> str:
+    return f"[![Open in Colab]({_BADGE})]({project.colab_url(f'notebooks/{chapter.name}.ipynb')})"
+
+
+def _number(chapter: Chapter) -> str:
+    return chapter.name.split("_")[0].lstrip("0")
+
+
+def _cell_ids(cells: Sequence[NotebookNode]) -> Iterator[str]:
+    """An id a cell from the last heading and a count: stable while the section stands."""
+    section, used = "start", {}
+    for cell in cells:
+        heading = re.match(r"#{1,4} +(.+)", cell.source) if cell.cell_type == "markdown" else None
+        if heading:
+            section = re.sub(r"[^a-z0-9]+", "-", heading[1].lower()).strip("-")[:48] or "section"
+        used[section] = used.get(section, 0) + 1
+        yield f"{section}-{used[section]}"
+
+
+def _normalised(cell: NotebookNode) -> list[NotebookNode]:
+    if MACHINE_TAG in cell.metadata.get("tags", []):
+        if not cell.outputs:
+            return []
+        return [nbformat.v4.new_output("stream", name="stdout", text=MACHINE_NOTE)]
+    outputs = []
+    for output in cell.outputs:
+        output.pop("transient", None)
+        if "data" in output:
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)
+        same_stream = outputs and output.output_type == outputs[-1].output_type == "stream"
+        if same_stream and output.name == outputs[-1].name:
+            outputs[-1].text += output.text  # how a kernel cuts a stream is chance
+        else:
+            outputs.append(output)
+    return outputs
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole: a build that is interrupted leaves the old one."""
+    scratch = path.with_suffix(path.suffix + ".new")
+    scratch.write_text(text, "utf-8")
+    scratch.replace(path)
