@@ -345,9 +345,11 @@ def _visible(s: Array, mask: Array | None) -> Array:
 
 
 def _empty_row_message(empty: Array) -> str:
-    row = [int(i) for i in (torch.nonzero(empty)[0] if _is_torch(empty) else np.argwhere(empty)[0])]
+    """Name the first empty row; `empty` has shape [..., Tq, 1]."""
+    where = torch.nonzero(empty)[0] if _is_torch(empty) else np.argwhere(empty)[0]
+    *lead, row = [int(i) for i in where][:-1] or [0]
     return (
-        f"mask: query row {row[-2] if len(row) > 1 else 0} (at {row[:-1]}) may attend to no key. "
+        f"mask: query row {row}{f' of {lead}' if lead else ''} may attend to no key. "
         "Is the mask inverted? True means may attend. "
         "If empty rows are meant (padded queries), pass empty_rows='zeros'."
     )

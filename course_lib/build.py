@@ -19,8 +19,12 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from course_lib.attention import trace
+from course_lib.example import TOKENS, K, Q, V
 from course_lib.lesson import QUIET
+from course_lib.masks import causal
 from course_lib.project import Chapter, Project
+from course_lib.views import mask_view
 
 #: Cells with this tag print what depends on the machine; nbval does not compare it either.
 MACHINE_TAG = "nbval-ignore-output"
@@ -83,6 +87,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         timeout=600,
         record_timing=False,
         store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not the kernel's own remarks
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env={**os.environ, QUIET: "1", "PYTHONHASHSEED": "0"})
@@ -126,7 +131,8 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
     for name in names or known:
         print(f"{'checking' if check else 'building'} {name}", flush=True)
         problems += _build_one(project, known[name], check=check, sources_only=bool(departures))
-    return problems + _build_readme(project, check=check)
+    problems += _build_readme(project, check=check)
+    return problems + ([] if departures else _build_picture(project, check=check))
 
 
 def pin_departures(constraints: Path) -> list[str]:
@@ -211,6 +217,18 @@ def _build_readme(project: Project, *, check: bool) -> list[str]:
         return [] if new == text else ["README.md: the chapter table differs; run course build"]
     if new != text:
         _write(file, new)
+    return []
+
+
+def _build_picture(project: Project, *, check: bool) -> list[str]:
+    """The README's picture: one query of the running example."""
+    file = project.root / "docs" / "images" / "sat.png"
+    png = mask_view(trace(Q, K, V, causal(), TOKENS), "sat").png()
+    if check:
+        same = file.is_file() and file.read_bytes() == png
+        return [] if same else ["docs/images/sat.png differs; run course build"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png)
     return []
 
 

@@ -350,7 +350,7 @@ def _ink_on(face: tuple[float, float, float]) -> str:
     """Black or white, whichever has the higher contrast (WCAG relative luminance)."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in face]
     luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else INK
+    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
 def _grid_legend(panels: Sequence[Grid]) -> list[Patch]:

@@ -1,0 +1,147 @@
+"""Figures: the same bytes for the same data, words for those who cannot see them, safe colours."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from course_lib import palette
+from course_lib.attention import trace
+from course_lib.example import TOKENS, K, Q, V
+from course_lib.masks import causal
+from course_lib.plot import _WEIGHTS, Figure, _ink_on, grid, grids, lines
+from course_lib.views import compare_view, mask_view
+
+CAUSAL = trace(Q, K, V, causal(), TOKENS)
+STANDARD = trace(Q, K, V, None, TOKENS)
+
+
+def some_figures():
+    return [
+        grid(CAUSAL.weights, TOKENS, TOKENS, mask=CAUSAL.mask, title="weights"),
+        grid(causal().matrix(40), range(40), range(40), kind="mask"),
+        grid(CAUSAL.masked, TOKENS, TOKENS, kind="scores"),
+        lines({"loss": ([1, 2, 3], [3.0, 2.0, 1.0])}, "step", "nats", hlines={"floor": 0.8}),
+        mask_view(CAUSAL, "sat"),
+        compare_view(STANDARD, CAUSAL),
+    ]
+
+
+def test_the_same_data_gives_the_same_bytes():
+    for first, second in zip(some_figures(), some_figures(), strict=True):
+        assert first.png() == second.png() == second.png()
+
+
+def test_bytes_do_not_depend_on_the_last_digits():
+    noisy = CAUSAL.weights * (1 + 1e-12)
+    assert grid(noisy, TOKENS, TOKENS).png() == grid(CAUSAL.weights, TOKENS, TOKENS).png()
+    x, y = [1, 2, 3], np.array([1 / 3, 2 / 3, 1.0])
+    noise = y * (1 + 1e-12)
+    assert lines({"a": (x, y)}, "x", "y").png() == lines({"a": (x, noise)}, "x", "y").png()
+
+
+def test_different_data_gives_a_different_picture():
+    assert (
+        grid(CAUSAL.weights, TOKENS, TOKENS).png() != grid(STANDARD.weights, TOKENS, TOKENS).png()
+    )
+
+
+def test_every_figure_is_an_img_with_alt_text_that_is_also_its_repr():
+    for figure in some_figures():
+        html = figure._repr_html_()
+        alt = re.search(r'<img alt="([^"]+)"', html)
+        assert alt and len(alt[1]) > 20
+        assert repr(figure).startswith("Figure: ")
+        assert "data:image/png;base64," in html
+
+
+def test_alt_text_is_escaped_and_required():
+    figure = grid([[1.0]], ['"a"'], ["<b>"])
+    assert "&quot;a&quot;" in figure._repr_html_() and "<b>" not in figure._repr_html_()
+    with pytest.raises(ValueError, match="alt: expected a description"):
+        Figure(figure.canvas, " ")
+
+
+def test_the_words_of_a_mask_say_who_sees_whom():
+    alt = grid(causal().matrix(3), TOKENS[:3], TOKENS[:3], kind="mask").alt
+    assert alt == "The sees The; cat sees The and cat; sat sees The, cat and sat."
+
+
+def test_the_words_of_the_views_carry_the_numbers():
+    alt = mask_view(CAUSAL, "sat").alt
+    assert "may attend to The, cat, sat; blocked: on, mat" in alt and "weight 0.38" in alt
+    alt = compare_view(STANDARD, CAUSAL).alt
+    future = STANDARD.weights[np.triu_indices(5, 1)].sum()
+    assert f"gives {future:.2f} of its weight" in alt and "unchanged: mat" in alt
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(a, b):
+    """Contrast ratio of two colours (WCAG 2.2, 1.4.3)."""
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("ink", [palette.INK, palette.MUTED])
+def test_text_can_be_read_on_white(ink):
+    assert contrast(ink, "white") >= 4.5
+
+
+def test_numbers_can_be_read_on_every_weight():
+    for x in np.linspace(0, 1, 101):
+        face = _WEIGHTS(x)[:3]
+        assert contrast(face, _ink_on(face)) >= 4.5
+
+
+def test_the_weight_scale_darkens_steadily_so_it_prints_in_grey():
+    shades = [luminance(_WEIGHTS(x)[:3]) for x in np.linspace(0, 1, 101)]
+    assert all(a > b for a, b in itertools.pairwise(shades))
+
+
+# How the three kinds of dichromats see linear RGB (Vienot, Brettel, Mollon 1999, and Brettel 1997
+# for tritanopia, in the one-plane approximation).
+DICHROMATS = {
+    "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    "tritanopia": [[1, 0.14461, -0.14461], [0, 0.85924, 0.14076], [0, 0.85924, 0.14076]],
+}
+
+
+def lab(rgb_linear):
+    xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ) @ np.clip(rgb_linear, 0, 1)
+    f = np.cbrt(xyz / np.array([0.9505, 1.0, 1.089]) + 1e-9)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", [*DICHROMATS, "no colour vision deficiency"])
+def test_the_three_meanings_stay_apart_under_colour_blindness(kind):
+    matrix = np.array(DICHROMATS.get(kind, np.eye(3)))
+    seen = [
+        lab(matrix @ (np.array(to_rgb(c)) ** 2.2))
+        for c in (palette.VISIBLE, palette.BLOCKED, palette.LEAK)
+    ]
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(a - b) > 25  # CIE76; about 2 is just noticeable
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grid(np.eye(2), ["a"], ["b", "c"]), r"values: expected shape \[1, 2\]"),
+        (lambda: grid(np.eye(2), "ab", "ab", mask=np.eye(3)), "mask: expected the shape of values"),
+        (lambda: grids([]), "panels: expected at least one"),
+        (lambda: mask_view(CAUSAL, "dog"), "token: .*'dog'"),
+        (lambda: compare_view(trace(Q[:3], K[:3], V[:3]), CAUSAL), "causal: expected a trace"),
+    ],
+)
+def test_bad_figures_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,176 @@
+"""The repo agrees with itself: environments, links, citations, floors, versions."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from rattler import MatchSpec
+
+import course_lib
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+REQUIREMENT = re.compile(r"([\w.-]+)(.*)")
+#: Names that conda-forge gives to packages of the registry.
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
+
+
+def required():
+    """Every requirement of pyproject, as name -> version specifier."""
+    project = PYPROJECT["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = {}
+    for line in (line for each in lists for line in each):
+        name, specifier = REQUIREMENT.fullmatch(line).groups()
+        if not line.startswith("course_lib["):
+            found[name] = specifier
+    return found
+
+
+# --- environments --------------------------------------------------------------------------------
+
+
+def test_the_conda_environment_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    specs, installed_by_pip = {}, []
+    for line in environment["dependencies"]:
+        if isinstance(line, dict):
+            installed_by_pip += line["pip"]
+            continue
+        spec = MatchSpec(line, strict=True)
+        specs[spec.name.normalized] = str(spec.version or "")
+    assert specs.pop("python") == PYPROJECT["project"]["requires-python"]
+    specs.pop("pip")
+    wanted = {CONDA_NAMES.get(name, name): version for name, version in required().items()}
+    assert specs == wanted
+    assert installed_by_pip == ["-e ."]
+
+
+def test_every_requirement_is_pinned_and_every_pin_satisfies_it():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line)
+    pins = {canonicalize_name(name): version for name, version in pairs}
+    for name, specifier in required().items():
+        name = canonicalize_name(name)
+        assert name in pins, f"{name} is not pinned"
+        assert SpecifierSet(specifier).contains(pins[name]), f"{name}: {pins[name]}"
+
+
+def test_the_version_stands_once_in_code_and_once_in_pyproject():
+    assert course_lib.__version__ == PYPROJECT["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## {course_lib.__version__}" in changelog
+
+
+# --- the floors ----------------------------------------------------------------------------------
+
+FLOORS = [
+    {"palette", "example", "masks", "project"},
+    {"attention", "cache", "language"},
+    {"lesson", "gpt", "training", "generation", "leaks", "flash"},
+    {"plot", "plot_training", "views", "codewalk", "explorers"},
+    {"checks", "grading", "colab", "build", "cli"},
+]
+
+
+def modules():
+    package = ROOT / "course_lib"
+    return sorted(p for p in package.rglob("*.py") if p.parent != package or p.stem != "__init__")
+
+
+def floor_of(path):
+    name = path.relative_to(ROOT / "course_lib").parts[0].removesuffix(".py")
+    return next((i for i, names in enumerate(FLOORS) if name in names), None), name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_only_go_down(path):
+    floor, _ = floor_of(path)
+    assert floor is not None, f"{path.name} has no floor: add it to FLOORS here and in the package"
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_lib."):
+            used = node.module.split(".")[1]
+            below = next(i for i, names in enumerate(FLOORS) if used in names)
+            assert below <= floor, f"{path.name} imports {used} from a floor above"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_module_says_what_it_is_for(path):
+    assert len(ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "") > 30
+
+
+def test_the_library_needs_nothing_beyond_its_requirements():
+    allowed = {*PYPROJECT["project"]["dependencies"]}
+    names = {REQUIREMENT.fullmatch(line)[1] for line in allowed} | {"course_lib", "triton"}
+    authors_only = {"build"}
+    for path in modules():
+        if floor_of(path)[1] in authors_only:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            roots = []
+            if isinstance(node, ast.Import):
+                roots = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                roots = [node.module.split(".")[0]]
+            for root in roots:
+                assert root in names | sys.stdlib_module_names, f"{path.name} imports {root}"
+
+
+# --- links and citations -------------------------------------------------------------------------
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def pages():
+    """Every text that people read: (name, folder that its links start from, text)."""
+    for file in sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")):
+        yield file.relative_to(ROOT).as_posix(), file.parent, file.read_text("utf-8")
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = "\n\n".join(
+            c.source for c in nbformat.read(file, 4).cells if c.cell_type == "markdown"
+        )
+        yield file.relative_to(ROOT).as_posix(), file.parent, text
+
+
+@pytest.mark.parametrize(("name", "folder", "text"), list(pages()), ids=lambda x: str(x)[:40])
+def test_every_internal_link_leads_somewhere(name, folder, text):
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith(("https://", "mailto:")), f"{name}: {target}"
+            continue
+        path, _, anchor = target.partition("#")
+        file = folder / unquote(path) if path else None
+        assert file is None or file.exists(), f"{name}: {target} leads nowhere"
+        if anchor and (file is None or file.suffix == ".md"):
+            page = text if file is None else file.read_text("utf-8")
+            slugs = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+                for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+            }
+            assert anchor in slugs, f"{name}: no heading for #{anchor}"
+
+
+def test_every_paper_that_a_page_cites_is_in_the_bibliography():
+    bibliography = (ROOT / "docs" / "references.bib").read_text("utf-8")
+    cited = {
+        number
+        for _, _, text in pages()
+        for number in re.findall(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", text)
+    }
+    assert cited, "the pattern finds citations"
+    for number in sorted(cited):
+        assert number in bibliography, f"arXiv:{number} is cited but not in docs/references.bib"
+
+
+def test_bibliography_keys_are_unique():
+    text = (ROOT / "docs" / "references.bib").read_text("utf-8")
+    keys = re.findall(r"^@\w+\{([^,]+),", text, re.MULTILINE)
+    assert keys and len(keys) == len(set(keys))
