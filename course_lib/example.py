@@ -1,6 +1,6 @@
 """The running example of every chapter: five tokens, their Q, K and V, and the published tables.
 
-"The cat sat on the mat" is cut to its first occurrence of each word form: The, cat, sat, on, mat.
+"The cat sat on the mat" has six words; the second "the" is left out, so that no word comes twice.
 Query, key and value vectors have d_k = d_v = 4 entries, chosen so small that every number of the
 chapters can be checked by hand.
 

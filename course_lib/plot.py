@@ -36,7 +36,7 @@ from course_lib.palette import (
 Kind = Literal["mask", "scores", "weights", "difference"]
 
 _DPI = 110
-_CELL = 0.62  # inches a grid cell
+_CELL = 0.5  # inches a grid cell
 _WEIGHTS = LinearSegmentedColormap.from_list("course_weights", WEIGHT_SCALE)
 _DIFFERENCES = LinearSegmentedColormap.from_list("course_differences", DIFFERENCE_SCALE)
 
@@ -157,7 +157,7 @@ def grids(panels: Sequence[Grid], alt: str | None = None, per_line: int = 3) -> 
     wide = max(len(p.columns) for p in panels)
     high = max(len(p.rows) for p in panels)
     cell = _CELL if wide <= 8 else max(0.16, 5.0 / wide)
-    canvas = Canvas(figsize=(columns * (wide * cell + 1.1), lines * (high * cell + 1.0)))
+    canvas = Canvas(figsize=(columns * (wide * cell + 0.8), lines * (high * cell + 0.95)))
     axes = np.atleast_1d(canvas.subplots(lines, columns, squeeze=False)).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         _draw_grid(ax, panel)
@@ -280,7 +280,7 @@ def _significant(values: ArrayLike, digits: int = 5) -> NDArray[np.float64]:
 
 
 def _draw_grid(ax: Axes, panel: Grid) -> None:
-    values = np.round(np.array(panel.values, dtype=float), 4)  # the same bytes on every processor
+    values = np.array(panel.values, dtype=float)
     blocked = np.zeros(values.shape, bool) if panel.mask is None else ~np.asarray(panel.mask, bool)
     if panel.kind == "mask":
         blocked = values == 0
@@ -288,7 +288,8 @@ def _draw_grid(ax: Axes, panel: Grid) -> None:
     big = len(panel.columns) > 12
     edge = 0.0 if big else 0.8
     for (i, j), x in np.ndenumerate(values):
-        face = _face(panel.kind, x, bool(blocked[i, j]))
+        # Rounded, so that the last bits of a processor cannot move a colour by one step.
+        face = _face(panel.kind, round(float(x), 4), bool(blocked[i, j]))
         hatch = "////" if blocked[i, j] and not big else None
         ax.add_patch(
             Rectangle((j, i), 1, 1, facecolor=face, edgecolor=RULE, linewidth=edge, hatch=hatch)

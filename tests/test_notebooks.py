@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
 NAMES = [file.name for file in NOTEBOOKS]
 
-#: Widgets that nbval cannot compare and that can hang an execution (see docs/authoring.md).
+#: Widgets that nbval cannot compare and that can hang an execution.
 BANNED = re.compile(r"\b(interact|interactive|interactive_output|Output|clear_output)\(")
 
 

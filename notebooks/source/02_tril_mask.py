@@ -139,6 +139,7 @@ for diagonal in (-1, 0, 1):
 # ## The other silent error: rows and columns swapped
 #
 # Nothing in a 5 by 5 matrix of booleans says which axis is the query.
+#
 # **Predict.** If somebody transposes the mask, who sees too much, and who too little?
 
 # %%
@@ -222,16 +223,18 @@ print("two queries at 3 and 4:")
 print(table(rule.matrix([3, 4], 5), rows=["on", "mat"], columns=TOKENS))
 
 # %% [markdown]
-# PyTorch has names for the two corners.
-# Both are our one rule, asked at different positions:
+# PyTorch has names for the two corners, and SDPA takes them as masks.
+# Both are our one rule, asked at different positions.
+# We compare which weights are above zero.
 
 # %%
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
-upper_left = causal_upper_left(2, 5)._materialize().bool()  # queries at 0, 1
-lower_right = causal_lower_right(2, 5)._materialize().bool()  # queries at 3, 4
-print("upper left:  ", torch.equal(upper_left, rule.tensor([0, 1], 5)))
-print("lower right: ", torch.equal(lower_right, rule.tensor([3, 4], 5)))
+batch = (q[None, None, -2:], k[None, None], unit_values[None, None])  # two queries, five keys
+for corner, positions in ((causal_upper_left(2, 5), [0, 1]), (causal_lower_right(2, 5), [3, 4])):
+    weights = F.scaled_dot_product_attention(*batch, attn_mask=corner)[0, 0]
+    same = torch.equal(weights > 0, rule.tensor(positions, 5))
+    print(f"{corner.variant.name}: our rule with queries at {positions}: {same}")
 
 # %% [markdown]
 # Rules combine with `&`, `|` and `~`, and you can write your own as a function of two positions.

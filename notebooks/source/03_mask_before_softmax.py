@@ -55,6 +55,7 @@ for name, matrix in (("Q", Q), ("K", K), ("V", V)):
 #
 # **Step 1: dot products.**
 # The query of "sat" is [1, 1, 1, 0] and the key of "cat" is [1, 0, 1, 0], so their dot product is 1 + 0 + 1 + 0 = 2.
+#
 # **Predict** the score of "cat" (query) with "The" (key) before you look.
 
 # %%
@@ -236,6 +237,7 @@ print("softmax, then mask:    ", table(mask_last), "  sum", f"{mask_last.sum():.
 # %% [markdown]
 # The row no longer sums to 1: the blocked score took 0.2369 of the weight with it.
 # That much is plain to see.
+#
 # **Predict.** The blocked weights are zero in both cases.
 # Does the wrong order also let the *future* leak into the past?
 # To find out, change the key of "mat", the last token, and see whether the output of any earlier token moves.
@@ -336,6 +338,7 @@ with expected_error(RuntimeError):
 # float16 ends at -65,504, so $-10^9$ does not fit: converted it silently becomes $-\infty$, and filled in it is an error, which users of half precision met again and again ([fairseq#3575](https://github.com/facebookresearch/fairseq/issues/3575), [apex#1105](https://github.com/NVIDIA/apex/issues/1105)).
 #
 # So people chose $-10^4$, which fits everywhere.
+#
 # **Predict.** Two visible scores of -20,000 and -20,001, and one blocked cell filled with $-10^4$.
 # Where does the weight go?
 

@@ -1,0 +1,99 @@
+"""A student opens a chapter in JupyterLab and runs all of it."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
+
+#: The kernel of the open notebook, in JavaScript (the server exposes the application to tests).
+KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=[f.stem for f in NOTEBOOKS])
+def test_run_all_cells_ends_without_an_error_and_every_figure_has_words(chromium, lab, file):
+    code_cells = [c for c in nbformat.read(file, 4).cells if c.cell_type == "code"]
+    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{lab}/tree/notebooks/{file.name}?reset")
+    page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=30_000)
+    _menu(page, "Edit", "Clear Outputs of All Cells")
+    assert not any(_execution_counts(page)), "nothing saved is left to be mistaken for a result"
+    _menu(page, "Run", "Run All Cells")
+    _wait_until_all_ran(page, len(code_cells))
+
+    errors, warnings, images = set(), set(), {}
+    for _ in _scroll(page):
+        errors |= _texts(page, "[data-mime-type='application/vnd.jupyter.error']")
+        warnings |= _texts(page, "[data-mime-type='application/vnd.jupyter.stderr']")
+        images |= _images(page)
+    if SCREENSHOTS:
+        _photograph(page, Path(SCREENSHOTS), file.stem)
+    page.close()
+    assert not errors
+    assert not warnings
+    figures = sum("<img alt=" in str(c.get("outputs")) for c in code_cells)
+    assert len(images) >= figures > 0
+    for alt, width in images.items():
+        assert len(alt) > 20 and width > 100, "a figure that is drawn and described"
+
+
+def _menu(page, menu, item):
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.get_by_role("menuitem", name=item, exact=True).click()
+
+
+def _execution_counts(page):
+    return page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.content.widgets"
+        ".filter(cell => cell.model.type === 'code').map(cell => cell.model.executionCount)"
+    )
+
+
+def _wait_until_all_ran(page, count):
+    """Every code cell has its number, and the kernel has come to rest."""
+    for _ in range(480):
+        done = _execution_counts(page)
+        if done == list(range(1, count + 1)) and page.evaluate(f"() => {KERNEL}.status") == "idle":
+            return
+        page.wait_for_timeout(500)
+    raise AssertionError(f"after four minutes the cells are at {done}")
+
+
+def _scroll(page):
+    """Move through the notebook a screen at a time: JupyterLab draws only what is near."""
+    notebook = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
+    page.eval_on_selector(notebook, "e => e.scrollTop = 0")
+    for screen in range(200):
+        page.wait_for_timeout(150)
+        yield screen
+        at_end = page.eval_on_selector(
+            notebook,
+            "e => { const b = e.scrollTop; e.scrollTop += e.clientHeight * 0.8;"
+            " return e.scrollTop === b; }",
+        )
+        if at_end:
+            return
+    raise AssertionError("the notebook has no end")
+
+
+def _texts(page, selector):
+    return {element.inner_text() for element in page.query_selector_all(selector)}
+
+
+def _images(page):
+    return {
+        image.get_attribute("alt") or "": image.evaluate("e => e.naturalWidth")
+        for image in page.query_selector_all(".jp-OutputArea img")
+    }
+
+
+def _photograph(page, folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    for screen in _scroll(page):
+        page.screenshot(path=folder / f"{name}_{screen:02}.png")
