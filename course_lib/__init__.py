@@ -2,11 +2,14 @@
 
 Read it floor by floor; imports only go down:
 
-1. `example`, `masks`: the running sentence and the one idea, a rule on positions.
-2. `attention`, `language`: the five steps, and a toy language whose entropy is known exactly.
-3. `gpt`, `training`, `generation`, `leaks`: a small model, and how to catch one that peeks.
-4. `plot`, `lesson`, `codewalk`: pictures and small helpers of the notebooks.
-5. `build`, `cli`: what authors and teachers run.
+1. `example`, `masks`, `palette`, `project`: the running sentence, the one idea (a mask is a rule on
+   positions), the colours, and where the repo is.
+2. `attention`, `cache`, `costs`, `language`: the five steps, what is kept between them and what
+   they cost, and a toy language whose entropy is known exactly.
+3. `gpt`, `training`, `generation`, `leaks`, `lesson`: a small model, and how to catch one that
+   peeks; helpers of the notebooks.
+4. `plot`, `views` (one module a chapter where it needs its own), `codewalk`: pictures.
+5. `build`, `colab`, `cli`: what authors and teachers run.
 """
 
 __version__ = "0.1.0"

@@ -126,7 +126,7 @@ def attention(
     Raises:
         TypeError: wrong dtypes, mixed libraries, a mask that is not boolean.
         ValueError: shapes that do not fit, an empty row that nobody asked for, q_pos that does
-            not have Tq entries.
+            not have Tq entries, a prefix longer than the keys.
     """
     _check_pair("q", q, "k", k)
     _check_pair("k", k, "v", v)
@@ -308,6 +308,11 @@ def _resolve(
         if q_pos is not None:
             raise ValueError("q_pos: only a Mask has use for positions; mask is not one")
         return mask
+    if mask.least_keys > n_keys:
+        raise ValueError(
+            f"mask: {mask} has a prefix of {mask.least_keys}, longer than the {n_keys} keys; "
+            "the rows of a prefix see all of it, so it must be there in one go"
+        )
     if q_pos is None:
         if n_queries > n_keys:
             raise ValueError(

@@ -248,8 +248,9 @@ def lines(
             marker="o" if markers else None,
             markersize=4,
         )
-    for name, height in (hlines or {}).items():
-        ax.axhline(height, color=INK, linewidth=1, linestyle=(0, (1, 1)), label=name)
+    for i, (name, height) in enumerate((hlines or {}).items()):
+        gaps = (0, (1 + 3 * i, 1 + i))  # dotted, then ever longer dashes
+        ax.axhline(height, color=INK, linewidth=1, linestyle=gaps, label=name)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if logx:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from course_lib.attention import attention, masked_softmax, scores, trace
 from course_lib.example import TOKENS, K, Q, V
-from course_lib.masks import causal, not_padding, sliding_window
+from course_lib.masks import causal, not_padding, prefix_lm, sliding_window
 
 # Half precision is computed in float32 inside and rounded once at the end: one unit in the last
 # place of values up to about 4.
@@ -232,6 +232,9 @@ T = torch.tensor
         (lambda: attention(Q, K, V, torch.ones(5, 5).bool()), TypeError, "mask: .*library"),
         (lambda: attention(Q, K[:3], V[:3], causal()), ValueError, "q_pos: needed when"),
         (lambda: attention(Q, K, V, causal(), q_pos=[1]), ValueError, "q_pos: expected 5"),
+        (lambda: attention(Q, K, V, prefix_lm(6)), ValueError, "a prefix of 6, longer than .* 5"),
+        (lambda: attention(Q, K, V, prefix_lm(6) & ~causal()), ValueError, "a prefix of 6"),
+        (lambda: attention(Q, K, V, prefix_lm([2, 6])), ValueError, "a prefix of 6"),
         (lambda: attention(Q, K, V, None, q_pos=[1]), ValueError, "q_pos: only a Mask"),
         (lambda: masked_softmax(Q, empty_rows="nan"), ValueError, "empty_rows: .*'nan'"),
         (lambda: trace(Q[None], K, V), ValueError, r"q: expected shape \[T, d\]"),

@@ -79,6 +79,9 @@ def test_a_chapter_has_the_parts_that_every_chapter_has(file):
     for part in ("What you will be able to do", "Before you start", "**Predict", "recall",
                  "## Summary", "**Next:**", "## References"):  # fmt: skip
         assert part in text, part
+    too_long = [line for line in text.splitlines() if len(line) > 100 and line[0] != "#"]
+    assert not too_long, "a code line that JupyterLab cuts off"
+    assert "`" not in "".join(re.findall(r"<summary>.*?</summary>", text)), "use <code> in HTML"
     assert text.count("<details>") == text.count("</details>") >= 3
     assert not BANNED.search(text)
 

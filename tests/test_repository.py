@@ -74,9 +74,18 @@ def test_the_version_stands_once_in_code_and_once_in_pyproject():
 
 FLOORS = [
     {"palette", "example", "masks", "project"},
-    {"attention", "cache", "language"},
-    {"lesson", "gpt", "training", "generation", "leaks", "flash"},
-    {"plot", "plot_training", "views", "codewalk", "explorers"},
+    {"attention", "cache", "costs", "language"},
+    {"lesson", "gpt", "gpt2", "training", "generation", "leaks", "flash"},
+    {
+        "plot",
+        "plot_training",
+        "views",
+        "views_batching",
+        "views_cache",
+        "views_masks",
+        "codewalk",
+        "explorers",
+    },
     {"checks", "grading", "colab", "build", "cli"},
 ]
 

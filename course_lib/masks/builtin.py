@@ -40,7 +40,9 @@ def prefix_lm(prefix: int | Sequence[int] | Array) -> Mask:
     words = "the prefix, its own position and earlier ones"
     if isinstance(prefix, (int, np.integer)):
         length = check_count("prefix", prefix, 0)
-        return Mask(lambda q, k: (k < length) | (k <= q), f"prefix_lm({length})", words)
+        mask = Mask(lambda q, k: (k < length) | (k <= q), f"prefix_lm({length})", words)
+        mask.least_keys = length
+        return mask
     data, device = _data("prefix", prefix, dims=(1,))
     if len(data) and int(data.min()) < 0:
         raise ValueError(f"prefix: expected at least 0; got {int(data.min())}")
@@ -51,6 +53,7 @@ def prefix_lm(prefix: int | Sequence[int] | Array) -> Mask:
         batch=len(data),
         length=None,
         device=device,
+        least_keys=int(data.max()) if len(data) else 0,
     )
 
 

@@ -43,6 +43,12 @@ class Mask:
             NumPy or torch come in, a boolean array goes out (True = may attend).
         expression: how the rule is written in code; `repr` shows it.
         words: the rule in words, for `describe`; the expression if not given.
+
+    Attributes:
+        batch: number of sequences B whose data the rule holds, or None.
+        length: number of positions that this data covers, or None if it does not matter.
+        least_keys: keys that must be there before any query can be answered rightly: the length
+            of a prefix, whose rows see each other. `attention` refuses fewer.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Mask:
         self._words = expression if words is None else words
         self.batch: int | None = None
         self.length: int | None = None
+        self.least_keys = 0
         self._device: torch.device | None = None
 
     @classmethod
@@ -70,6 +77,7 @@ class Mask:
         batch: int | None,
         length: int | None,
         device: torch.device | None = None,
+        least_keys: int = 0,
     ) -> "Mask":
         """A rule that looks up data of each sequence (document ids, padding, prefix lengths).
 
@@ -80,12 +88,14 @@ class Mask:
             batch: number of sequences B, or None if the data is shared by all.
             length: number of positions that the data covers, or None if it does not matter.
             device: where the data lives if it is a torch tensor, else None (NumPy).
+            least_keys: see the attribute.
 
         Returns:
             The mask. Its matrices have shape [B, 1, Tq, Tk], or [Tq, Tk] if `batch` is None.
         """
         mask = cls(lambda q, k: rule(0, q, k), expression, words)
         mask._rule, mask.batch, mask.length, mask._device = rule, batch, length, device
+        mask.least_keys = least_keys
         return mask
 
     # --- derived forms ---------------------------------------------------------------------
@@ -223,6 +233,7 @@ class Mask:
             batch=self.batch,
             length=self.length,
             device=self._device,
+            least_keys=self.least_keys,
         )
 
     def __repr__(self) -> str:
@@ -248,6 +259,7 @@ class Mask:
             batch=self.batch if other.batch is None else other.batch,
             length=min(lengths) if lengths else None,
             device=self._device or other._device,
+            least_keys=max(self.least_keys, other.least_keys),
         )
 
     def _bracketed(self) -> str:

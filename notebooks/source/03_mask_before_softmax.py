@@ -543,7 +543,7 @@ print(table(softmax(np.where([True, True, False], np.log([1.0, 2.0, 5.0]), -np.i
 # - Keep masks boolean; if a number is needed, $-\infty$. Every finite fill has a dtype or a score that defeats it.
 # - A row with nothing to attend to should give zero, in the forward and in the backward pass, and only if you meant it.
 #
-# **Next:** batches and heads, where the same 5 by 5 mask serves a tensor of shape [B, H, T, T] without being copied.
+# **Next:** [chapter 4, batching](04_batching.ipynb), where the same 5 by 5 mask serves a tensor of shape [B, H, T, T] without being copied.
 
 # %% [markdown]
 # ## References
