@@ -1,10 +1,11 @@
 # make lab   opens the course       (LAB_ARGS="--no-browser --port 8889" passes options on)
-# make test  checks everything that CI checks
+# make test  checks style, library, notebooks and every printed number
+# make test-browser  runs every notebook in JupyterLab in a real browser
 # Both set up .venv on the first run; they need Python 3.11 or newer and make, nothing else.
 
 SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo "$$p"; break; }; done)
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
@@ -48,5 +49,5 @@ clean:
 	@touch $@ .venv/lab-ready
 
 .venv:
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer (with its venv module) on the PATH" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer (with its venv and ensurepip modules; Debian: python3-venv) on the PATH" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

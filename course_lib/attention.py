@@ -23,6 +23,9 @@ from course_lib.masks.conventions import Array
 
 EmptyRows = Literal["error", "zeros"]
 
+#: Dtypes that are computed in float32 inside, as fused kernels do.
+_HALF = (torch.float16, torch.bfloat16, np.dtype(np.float16))
+
 #: Above this score `Trace.explain` subtracts the row's maximum before exp, to print short numbers.
 _SAFE_EXPONENT = 10.0
 
@@ -87,13 +90,15 @@ def masked_softmax(
         raise ValueError(_empty_row_message(empty))
     if scores.shape[-1] == 0:
         return scores * 0
+    dtype = scores.dtype
+    if dtype in _HALF:
+        scores = _as_float32(scores)  # a long sum of half precision numbers overflows
     masked = xp.where(visible, scores, -xp.inf)
     peak = xp.amax(masked, axis=-1, keepdims=True)
     peak = xp.where(empty, xp.zeros_like(peak), peak)
-    # The outer `where` keeps blocked cells out of the gradient, not only out of the sum.
-    e = xp.where(visible, xp.exp(masked - peak), xp.zeros_like(masked))
+    e = xp.exp(masked - peak)  # exactly 0 where blocked
     total = xp.sum(e, axis=-1, keepdims=True)
-    return e / xp.where(empty, xp.ones_like(total), total)
+    return _as_dtype(e / xp.where(empty, xp.ones_like(total), total), dtype)
 
 
 def attention(
@@ -134,17 +139,16 @@ def attention(
         raise ValueError(
             f"v: expected one value a key; got {v.shape[-2]} values for {k.shape[-2]} keys"
         )
-    _check_leading("v", k, v)
+    _check_leading("k", q, k)
+    _check_leading("v", q, v, k)
     dtype = q.dtype
-    if dtype in (torch.float16, torch.bfloat16, np.dtype(np.float16)):
+    if dtype in _HALF:
         q, k, v = (_as_float32(x) for x in (q, k, v))
     s = scores(q, k, scale)  # [..., Tq, Tk]
     visible = _resolve(mask, q_pos, s, q)
     weights = masked_softmax(s, visible, empty_rows=empty_rows)
     output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
-    if isinstance(output, torch.Tensor):
-        return output.to(dtype), weights.to(dtype)
-    return output.astype(dtype, copy=False), weights.astype(dtype, copy=False)
+    return _as_dtype(output, dtype), _as_dtype(weights, dtype)
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,9 @@ class Trace:
         """
         if isinstance(token, str) and token in self.tokens:
             return self.tokens.index(token)
-        if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < len(self.tokens):
-            return token
+        is_number = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
+        if is_number and 0 <= token < len(self.tokens):
+            return int(token)
         raise ValueError(
             f"token: expected one of {', '.join(self.tokens)} or a position from 0 to "
             f"{len(self.tokens) - 1}; got {token!r}"
@@ -213,7 +218,7 @@ class Trace:
         if len(visible) == 0:
             return "\n".join([*lines, "  nothing is visible: all weights are 0"])
         peak = self.scaled[i, visible].max()
-        shift = peak if peak > _SAFE_EXPONENT else 0.0  # exp would overflow near 710
+        shift = peak if abs(peak) > _SAFE_EXPONENT else 0.0  # exp overflows near 710
         powers = np.exp(self.scaled[i, visible] - shift)
         if shift:
             lines.append(f"  every score less the largest, {shift:.4f}, so that exp stays finite")
@@ -234,7 +239,9 @@ def trace(
     k: Array,
     v: Array,
     mask: Mask | Array | None = None,
-    tokens: Sequence[str] | None = None,
+    tokens: Sequence[Any] | None = None,
+    *,
+    empty_rows: EmptyRows = "error",
 ) -> Trace:
     """Run `attention` on one small sequence and keep every table.
 
@@ -244,12 +251,15 @@ def trace(
         v: values, shape [T, d_v].
         mask: as for `attention`; None for standard attention.
         tokens: T labels; "0", "1", ... if not given.
+        empty_rows: see `masked_softmax`.
 
     Returns:
         The `Trace`, in NumPy float64.
 
     Raises:
-        ValueError: if the arrays are not 2-D or their lengths differ.
+        TypeError: if an array is not floating.
+        ValueError: if the arrays are not 2-D or their lengths differ, or for an empty row that
+            nobody asked for.
     """
     arrays = {}
     for name, array in (("q", q), ("k", k), ("v", v)):
@@ -261,14 +271,14 @@ def trace(
                 f"{name}: expected shape [T, d] with the T of q; got {list(array.shape)}"
             )
     q, k, v = arrays.values()
-    labels = tuple(str(i) for i in range(len(q))) if tokens is None else tuple(tokens)
+    labels = tuple(map(str, range(len(q)) if tokens is None else tokens))
     if len(labels) != len(q):
         raise ValueError(f"tokens: expected {len(q)} labels; got {len(labels)}")
     scaled = scores(q, k)
     if _is_torch(mask):
         mask = mask.detach().cpu().numpy()
     visible = _visible(scaled, _resolve(mask, None, scaled, q))
-    output, weights = attention(q, k, v, visible, empty_rows="zeros")
+    output, weights = attention(q, k, v, visible, empty_rows=empty_rows)
     return Trace(
         tokens=labels,
         q=q,
@@ -296,7 +306,11 @@ def _library(array: Array) -> ModuleType:
 
 
 def _as_float32(array: Array) -> Array:
-    return array.float() if _is_torch(array) else array.astype(np.float32)
+    return _as_dtype(array, torch.float32 if _is_torch(array) else np.float32)
+
+
+def _as_dtype(array: Array, dtype: Any) -> Array:
+    return array.to(dtype) if _is_torch(array) else array.astype(dtype, copy=False)
 
 
 def _resolve(
@@ -320,6 +334,8 @@ def _resolve(
                 f"({n_queries} > {n_keys}); got None"
             )
         q_pos = np.arange(n_keys - n_queries, n_keys)
+    if not hasattr(q_pos, "__len__"):
+        raise TypeError(f"q_pos: expected {n_queries} positions; got {type(q_pos).__name__}")
     if len(q_pos) != n_queries:
         raise ValueError(f"q_pos: expected {n_queries} positions; got {len(q_pos)}")
     if _is_torch(q):
@@ -385,13 +401,15 @@ def _check_pair(name_a: str, a: Any, name_b: str, b: Any) -> None:
             raise ValueError(f"{name}: expected shape [..., T, d]; got {list(array.shape)}")
 
 
-def _check_leading(name: str, a: Array, b: Array) -> None:
+def _check_leading(name: str, first: Array, array: Array, *others: Array) -> None:
+    """The leading axes of `array` must broadcast with those of all the others."""
+    given = [tuple(a.shape[:-2]) for a in (first, *others)]
     try:
-        np.broadcast_shapes(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
+        np.broadcast_shapes(tuple(array.shape[:-2]), *given)
     except ValueError:
         raise ValueError(
-            f"{name}: expected leading axes that broadcast with {list(a.shape[:-2])}; "
-            f"got {list(b.shape[:-2])}"
+            f"{name}: expected leading axes that broadcast with "
+            f"{' and '.join(str(list(shape)) for shape in given)}; got {list(array.shape[:-2])}"
         ) from None
 
 

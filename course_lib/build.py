@@ -112,7 +112,7 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
         project: the working copy.
         names: chapters to build, all if empty.
         check: compare with the files instead of writing them. Outputs are compared only in the
-            pinned environment; sources always.
+            pinned environment (elsewhere with CI=true that is a problem); sources always.
 
     Returns:
         What differs, one line each; empty if nothing does (or if not `check`).
@@ -125,9 +125,11 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
     if unknown:
         raise ValueError(f"names: expected some of {', '.join(known)}; got {', '.join(unknown)}")
     departures = [] if not check else pin_departures(project.root / "constraints.txt")
+    problems = []
     if departures:
         print(f"not the pinned environment ({departures[0]}): comparing sources, not outputs")
-    problems = []
+        if os.environ.get("CI") == "true":
+            problems.append(f"CI must run in the pinned environment: {'; '.join(departures)}")
     for name in names or known:
         print(f"{'checking' if check else 'building'} {name}", flush=True)
         problems += _build_one(project, known[name], check=check, sources_only=bool(departures))

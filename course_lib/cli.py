@@ -45,12 +45,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(options: argparse.Namespace) -> int:
     try:
+        from nbclient.exceptions import CellExecutionError
+
         from course_lib.build import build
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs {error.name}, a tool of authors; install it with pip install -e '.[teach]'"
         ) from None
-    problems = build(load_project(), options.names, check=options.check)
+    try:
+        problems = build(load_project(), options.names, check=options.check)
+    except CellExecutionError as error:
+        print(f"a cell failed, nothing was written for its notebook:\n{error}", file=sys.stderr)
+        return 1
     for problem in problems:
         print(problem)
     if problems:

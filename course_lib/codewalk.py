@@ -63,7 +63,7 @@ class Walk:
 
 
 def walk(function: Callable[..., Any], *arguments: Any, **named: Any) -> Walk:
-    """Call a function and record each line that runs in it (not in what it calls).
+    """Call a function and record each line that runs in it, not in what it calls.
 
     Args:
         function: a Python function whose source is known (defined in a file or a notebook cell).
@@ -74,9 +74,10 @@ def walk(function: Callable[..., Any], *arguments: Any, **named: Any) -> Walk:
         The recording.
 
     Raises:
-        TypeError: if `function` is not a plain Python function.
+        TypeError: if `function` is not a plain Python function (a generator runs later, and
+            cannot be walked).
     """
-    if not inspect.isfunction(function):
+    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(
             f"function: expected a plain Python function; got {type(function).__name__}"
         )
@@ -115,11 +116,13 @@ class _Recorder:
     def __init__(self, code: CodeType) -> None:
         self.code, self.steps = code, []
         self._line: int | None = None
+        self._entered = False
         self._before: dict[str, Any] = {}
 
     def on_call(self, frame: FrameType, _event: str, _argument: Any) -> Any:
-        if frame.f_code is not self.code:
+        if frame.f_code is not self.code or self._entered:
             return None
+        self._entered = True
         self._before = _snapshot(frame)
         return self.on_line
 

@@ -338,9 +338,10 @@ class GPT(nn.Module):
         context = self.config.context
         if kind not in get_args(CacheKind):
             raise ValueError(f"kind: expected one of {get_args(CacheKind)}; got {kind!r}")
-        if (kind == "concat") != (size is None) and kind != "static":
-            wanted = "none for a concat cache" if kind == "concat" else "the window of the ring"
-            raise ValueError(f"size: expected {wanted}; got {size}")
+        if kind == "concat" and size is not None:
+            raise ValueError(f"size: expected none for a concat cache; got {size}")
+        if kind == "ring" and size is None:
+            raise ValueError("size: expected the window of the ring; got None")
         if size is not None and not 1 <= size <= context:
             raise ValueError(f"size: expected 1..{context} (the model's context); got {size}")
         makers = {

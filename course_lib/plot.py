@@ -112,6 +112,8 @@ class Grid:
     column_axis: str = "key"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(map(str, self.rows)))
+        object.__setattr__(self, "columns", tuple(map(str, self.columns)))
         shape = np.shape(self.values)
         if shape != (len(self.rows), len(self.columns)):
             raise ValueError(

@@ -128,6 +128,31 @@ def test_an_empty_row_that_nobody_asked_for_is_an_error_that_suspects_the_polari
         attention(q, k, v, inverted)
 
 
+def test_a_trace_of_an_inverted_mask_is_refused_like_any_other():
+    with pytest.raises(ValueError, match="query row 4 may attend to no key"):
+        trace(Q, K, V, ~causal(), TOKENS)
+
+
+def test_half_precision_is_computed_in_single_precision_inside():
+    # 70,000 equal scores: their sum does not fit into float16, and near 1,000 q k does not either.
+    for zeros in (torch.zeros(70_000, dtype=torch.float16), np.zeros(70_000, np.float16)):
+        weights = masked_softmax(zeros)
+        assert weights.dtype == zeros.dtype
+        assert abs(float(weights.astype(float).sum() if isinstance(weights, np.ndarray)
+                         else weights.double().sum()) - 1) < 0.01  # fmt: skip
+    q = np.full((1, 16), 100.0, np.float16)
+    output, _ = attention(q, np.stack([q[0], q[0]]), np.eye(2, dtype=np.float16))
+    assert output.dtype == np.float16 and output.tolist() == [[0.5, 0.5]]
+
+
+def test_the_scale_can_be_given():
+    weights = attention(Q, K, V, scale=0.0)[1]
+    np.testing.assert_allclose(weights, np.full((5, 5), 0.2))
+    q, k, v = (torch.tensor(x)[None] for x in (Q, K, V))
+    theirs = F.scaled_dot_product_attention(q, k, v, scale=1.7)
+    torch.testing.assert_close(attention(q, k, v, scale=1.7)[0], theirs)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("library", [np.asarray, torch.as_tensor])
 def test_nan_and_inf_in_a_visible_score_are_never_hidden(bad, library):
@@ -196,7 +221,9 @@ def test_explain_writes_the_row_of_sat_so_that_it_can_be_checked_by_hand():
 def test_explain_survives_huge_scores_and_empty_rows():
     huge = trace(Q * 1e3, K, V, causal(), TOKENS).explain("cat")
     assert "less the largest" in huge and "inf" not in huge.replace("-inf", "")
-    nothing = trace(Q, K, V, np.zeros((5, 5), bool), TOKENS).explain("cat")
+    tiny = trace(Q * -1e3, K, V, causal(), TOKENS).explain("sat")
+    assert "0.0000 / 0.0000" not in tiny
+    nothing = trace(Q, K, V, np.zeros((5, 5), bool), TOKENS, empty_rows="zeros").explain("cat")
     assert "nothing is visible" in nothing
 
 
@@ -207,6 +234,11 @@ def test_trace_takes_any_float_dtype_and_library():
     ):
         ours = trace(q, k, v, causal().tensor(5), TOKENS)
         assert np.array_equal(ours.weights, trace(Q, K, V, causal(), TOKENS).weights)
+
+
+def test_labels_may_be_numbers_and_rows_numpy_numbers():
+    numbered = trace(Q, K, V, causal(), range(5))
+    assert numbered.explain(np.int64(2)) == numbered.explain("2")
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -227,6 +259,8 @@ T = torch.tensor
         (lambda: scores(Q[:, :0], K[:, :0]), ValueError, "at least 1"),
         (lambda: attention(Q, K, V[:4]), ValueError, "v: expected one value a key; got 4 .* 5"),
         (lambda: attention(Q[None].repeat(2, 0), K[None].repeat(3, 0), V), ValueError, "k: .*lead"),
+        (lambda: attention(Q[None].repeat(2, 0), K, V[None].repeat(3, 0)), ValueError, "v: .*lead"),
+        (lambda: attention(Q, K, V, causal(), q_pos=5), TypeError, "q_pos: expected 5 .* int"),
         (lambda: attention(Q, K, V, np.ones((5, 5))), TypeError, "mask: expected a boolean"),
         (lambda: attention(Q, K, V, np.ones((4, 4), bool)), ValueError, r"mask: .*\[5, 5\].*\[4"),
         (lambda: attention(Q, K, V, torch.ones(5, 5).bool()), TypeError, "mask: .*library"),
@@ -239,6 +273,7 @@ T = torch.tensor
         (lambda: masked_softmax(Q, empty_rows="nan"), ValueError, "empty_rows: .*'nan'"),
         (lambda: trace(Q[None], K, V), ValueError, r"q: expected shape \[T, d\]"),
         (lambda: trace(Q, K, V, tokens=["a"]), ValueError, "tokens: expected 5 labels; got 1"),
+        (lambda: trace(Q, K, V, None, TOKENS).explain(True), ValueError, "token: .*True"),
         (lambda: trace(Q, K, V, None, TOKENS).explain("dog"), ValueError, "token: .*'dog'"),
         (lambda: trace(Q, K, V, None, TOKENS).explain(9), ValueError, "token: .*got 9"),
     ],

@@ -174,6 +174,24 @@ def test_a_failing_cell_stops_the_build_and_keeps_the_old_file(built):
     assert left == ["09_small.ipynb", "source"], "no half-written file stays behind"
 
 
+def test_in_ci_another_environment_is_a_problem(built, monkeypatch):
+    file = built.root / "constraints.txt"
+    file.write_text(file.read_text("utf-8").replace("numpy==", "numpy==0.1."), "utf-8")
+    monkeypatch.delenv("CI", raising=False)
+    assert build(built, check=True) == []
+    monkeypatch.setenv("CI", "true")
+    assert "CI must run in the pinned environment: numpy is" in build(built, check=True)[0]
+
+
+def test_saving_in_jupyterlab_leaves_no_stray_source_behind(built):
+    """Jupytext is installed beside JupyterLab and would pair notebooks if it were told to."""
+    from jupytext.config import load_jupytext_config
+
+    shutil.copy(ROOT / "pyproject.toml", built.root)
+    config = load_jupytext_config(str(notebook_file(built)))
+    assert not config.default_formats(str(notebook_file(built)))
+
+
 def test_another_environment_is_said_to_be_one(tmp_path):
     pins = tmp_path / "constraints.txt"
     pins.write_text("numpy==0.1\nno-such-package==1.0\n", "utf-8")

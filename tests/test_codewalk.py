@@ -45,3 +45,25 @@ def test_a_failing_function_fails_and_leaves_no_trace_function_behind():
 def test_only_plain_functions_can_be_walked():
     with pytest.raises(TypeError, match="function: expected a plain Python function"):
         walk(np.sum, [1])
+
+
+def again(n):
+    rest = again(n - 1) if n else 0
+    return rest + 1
+
+
+def test_only_the_first_call_of_a_recursive_function_is_recorded():
+    recording = walk(again, 3)
+    assert recording.result == 4
+    assert [(step.line, step.made) for step in recording.steps] == [
+        (2, {"rest": 3}),
+        (3, {"returned": 4}),
+    ]
+
+
+def test_a_generator_cannot_be_walked():
+    def count():
+        yield 1
+
+    with pytest.raises(TypeError, match="function: expected a plain Python function"):
+        walk(count)

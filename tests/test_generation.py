@@ -202,7 +202,7 @@ def sharp(config: GPTConfig, seed: int, **options: object) -> GPT:
     st.sampled_from([0, 0.7, 1.0]),
     st.integers(0, 2**32),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_cache_changes_no_word(config, kind, batch, length, n, chunk, temperature, seed) -> None:
     gpt = sharp(config, seed)
     prompt = np.random.default_rng(seed).integers(0, 7, size=(batch, length))
@@ -220,7 +220,7 @@ def test_a_cache_changes_no_word(config, kind, batch, length, n, chunk, temperat
     st.sampled_from([None, 1, 3]),
     st.integers(0, 2**32),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_texts_in_a_padded_batch_go_on_as_they_would_alone(config, kind, prompts, chunk, seed):
     gpt = sharp(config, seed)
     tokens, padding = left_pad(prompts, pad=seed % 7)

@@ -223,7 +223,7 @@ def fed_in_parts(gpt: GPT, parts: list[torch.Tensor], cache: list, **options: ob
     st.sampled_from(list(DTYPES)),
     st.integers(0, 2**32),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_cache_gives_the_same_logits_however_the_text_is_cut(
     config, kind, batch, length, window, cuts, dtype, seed
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_cache_gives_the_same_logits_however_the_text_is_cut(
     st.lists(st.integers(0, 100), max_size=8),
     st.integers(0, 2**32),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, seed) -> None:
     rule = sliding_window(3) if kind == "ring" else causal()
     gpt = model(seed, config, mask=rule)

@@ -32,7 +32,7 @@ def words(batch: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 3), st.integers(1, 32), st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_logits_are_those_of_hugging_face(heads, batch, length, seed) -> None:
     theirs = hugging_face(seed, heads)
     ours = load_gpt2(theirs.state_dict(), heads=heads, dtype=torch.float64)
@@ -47,7 +47,7 @@ def test_logits_are_those_of_hugging_face(heads, batch, length, seed) -> None:
     st.integers(1, 8),
     st.integers(0, 2**32),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_greedy_words_are_those_of_hugging_face(cache, chunk, length, seed) -> None:
     theirs = hugging_face(seed)
     ours = load_gpt2(theirs.state_dict(), heads=4, dtype=torch.float64)

@@ -218,11 +218,33 @@ def test_a_tree_shows_each_draft_token_its_ancestors_and_a_chain_is_causal():
     assert np.array_equal(chain.matrix(6), causal().matrix(6))
 
 
-def test_a_masks_own_data_is_safe_from_later_changes():
-    ids = np.array([0, 0, 1])
+@pytest.mark.parametrize("library", [np.array, torch.tensor])
+def test_a_masks_own_data_is_safe_from_later_changes(library):
+    ids = library([0, 0, 1])
     mask = same_document(ids)
     ids[:] = 0
     assert not mask.matrix(3)[0, 2]
+
+
+def test_a_composed_mask_covers_what_the_shortest_data_covers():
+    for mask in (
+        same_document([0] * 3) & not_padding([True] * 5),
+        same_document([0] * 5) | ~not_padding([True] * 3),
+    ):
+        mask.matrix(3)
+        with pytest.raises(ValueError, match="position 3 is beyond"):
+            mask.matrix(4)
+
+
+def test_a_prefix_is_remembered_through_composition():
+    assert (~(causal() & prefix_lm(4)) | prefix_lm(2)).least_keys == 4
+    assert prefix_lm([1, 3]).least_keys == 3 and causal().least_keys == 0
+
+
+def test_data_on_a_device_gives_matrices_there():
+    mask = same_document(torch.zeros(3, dtype=torch.int64, device="meta"))
+    assert (causal() & mask)._device == torch.device("meta") == (~mask)._device
+    assert isinstance(same_document(torch.zeros(3, dtype=torch.int64)).matrix(3), torch.Tensor)
 
 
 def test_an_own_predicate_is_a_mask_like_any_other():
@@ -301,6 +323,19 @@ def test_every_customary_fill_counts_as_blocked(fill):
         (lambda: tree([0]), ValueError, "parents: position 0 needs -1 or an earlier.*got 0"),
         (lambda: open_rows([-1]), ValueError, "rows: expected positions of at least 0"),
         (lambda: causal().tiles(4, block_q=0, block_k=2), ValueError, "block_q: .*got 0"),
+        (lambda: same_document([[0, 0], [0]]), ValueError, "ids: expected rows of one length"),
+        (lambda: causal().matrix([[0], [0, 1]]), ValueError, "q_pos: expected rows of one length"),
+        (lambda: causal() and sinks(1), TypeError, "combine masks with &"),
+        (
+            lambda: from_multihead_attention(np.ones((2, 2, 2), bool), 0),
+            ValueError,
+            "attn_mask: expected shape",
+        ),
+        (
+            lambda: from_multihead_attention(np.arange(8).reshape(2, 2, 2) > 3, 2),
+            ValueError,
+            "heads of a sequence have different masks",
+        ),
         (lambda: Mask(3, "three"), TypeError, "may_attend: expected a function"),
         (lambda: Mask(lambda q, k: q - k, "diff").matrix(2), TypeError, "boolean array.*int64"),
         (lambda: causal() & np.ones((2, 2), bool), TypeError, "unsupported operand"),

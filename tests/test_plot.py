@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from course_lib import palette
 from course_lib.attention import trace
@@ -55,6 +55,57 @@ def test_every_figure_is_an_img_with_alt_text_that_is_also_its_repr():
         assert alt and len(alt[1]) > 20
         assert repr(figure).startswith("Figure: ")
         assert "data:image/png;base64," in html
+
+
+def drawn(figure):
+    """What stands in the cells of the first panel: {(row, column): (face, text)}, and frames."""
+    ax = figure.canvas.axes[0]
+    boxes = [p for p in ax.patches if p.get_fill()]
+    faces = {(int(p.get_y()), int(p.get_x())): to_hex(p.get_facecolor()) for p in boxes}
+    texts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in ax.texts}
+    frames = [
+        (to_hex(p.get_edgecolor()), round(p.get_y()), round(p.get_x()), round(p.get_width()))
+        for p in ax.patches
+        if not p.get_fill()
+    ]
+    return {cell: (faces[cell], texts[cell]) for cell in faces}, frames
+
+
+def test_each_cell_is_drawn_in_its_row_and_column_with_its_meaning():
+    mask = np.array([[True, False], [True, True]])
+    cells, frames = drawn(
+        grid([[0.0, 0.3], [0.25, 1.0]], "ab", "xy", mask=mask, mark_row=1, leak=~mask)
+    )
+    assert cells[0, 1] == (palette.BLOCKED.lower(), "")
+    assert cells[0, 0] == ("#ffffff", "0.00")
+    assert cells[1, 0][1] == "0.25" and cells[1, 1] == (palette.WEIGHT_SCALE[-1].lower(), "1.00")
+    assert frames == [(palette.LEAK.lower(), 0, 1, 1), (palette.INK.lower(), 1, 0, 2)]
+    cells, _ = drawn(grid(mask, "ab", "xy", kind="mask"))
+    assert cells[0, 1] == (palette.BLOCKED.lower(), "")
+    assert cells[1, 0] == (palette.VISIBLE.lower(), "1")
+
+
+def test_the_legend_names_the_colours_that_are_used_and_no_others():
+    def legend(figure):
+        found = figure.canvas.legends
+        patches = found[0].get_patches() if found else []
+        names = [t.get_text() for t in found[0].get_texts()] if found else []
+        return {n: to_hex(p.get_facecolor()) for n, p in zip(names, patches, strict=True)}
+
+    colours = {"may attend": palette.VISIBLE.lower(), "blocked": palette.BLOCKED.lower()}
+    assert legend(grid(causal().matrix(3), "abc", "abc", kind="mask")) == colours
+    assert legend(grid(np.ones((2, 2), bool), "ab", "ab", kind="mask")) == {
+        "may attend": palette.VISIBLE.lower()
+    }
+    leaking = grid(np.eye(2), "ab", "ab", leak=np.eye(2, dtype=bool))
+    assert list(legend(leaking)) == ["future leaks"]
+    assert legend(grid(np.eye(2), "ab", "ab")) == {}
+
+
+def test_labels_may_be_numbers():
+    assert grid(causal().matrix(2), range(2), range(2), kind="mask").alt == (
+        "0 sees 0; 1 sees 0 and 1."
+    )
 
 
 def test_alt_text_is_escaped_and_required():

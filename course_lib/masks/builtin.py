@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from course_lib.masks.conventions import Array
-from course_lib.masks.rule import Mask, check_count, is_integer, lookup
+from course_lib.masks.rule import Mask, as_array, check_count, is_integer, lookup
 
 
 def full() -> Mask:
@@ -212,7 +212,7 @@ def _data(
     if isinstance(values, torch.Tensor):
         array: Array = values.detach().clone()
     else:
-        array = np.array(values)
+        array = as_array(name, values)
         if array.size == 0 and not isinstance(values, np.ndarray):
             array = array.astype(bool if boolean else np.int64)
     wanted = "boolean (True = real token)" if boolean else "integer"

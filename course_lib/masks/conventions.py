@@ -118,9 +118,9 @@ def from_multihead_attention(attn_mask: Array, n_heads: int | None = None) -> Ar
     visible = ~attn_mask if _is_boolean(attn_mask) else from_additive(attn_mask)
     if visible.ndim == 2:
         return visible
-    if visible.ndim != 3 or n_heads is None or visible.shape[0] % n_heads:
+    if visible.ndim != 3 or not n_heads or visible.shape[0] % n_heads:
         raise ValueError(
-            "attn_mask: expected shape [Tq, Tk], or [B * H, Tq, Tk] with n_heads = H; "
+            "attn_mask: expected shape [Tq, Tk], or [B * H, Tq, Tk] with n_heads = H > 0; "
             f"got {list(visible.shape)} with n_heads={n_heads}"
         )
     split = visible.reshape(visible.shape[0] // n_heads, n_heads, *visible.shape[1:])

@@ -159,7 +159,8 @@ class Mask:
     ) -> NDArray[np.int8]:
         """Which blocks of the matrix are EMPTY, PARTIAL or FULL (see `Tile`).
 
-        The dense matrix is never held as a whole: one row of blocks is looked at a time.
+        The dense matrix is never held as a whole: one row of blocks is looked at a time. The
+        work still grows with Tq * Tk, about a second for 32,768 positions.
         A last block that the sequence does not fill counts by the cells that exist.
 
         Args:
@@ -236,6 +237,9 @@ class Mask:
             least_keys=self.least_keys,
         )
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self} is neither true nor false; combine masks with &, | and ~")
+
     def __repr__(self) -> str:
         return self._expression
 
@@ -311,7 +315,7 @@ def _positions(name: str, positions: Positions) -> Array:
             f"{name}: expected a count or a 1-D array of integer positions; "
             f"got {type(positions).__name__}"
         )
-    array = positions if isinstance(positions, torch.Tensor) else np.asarray(positions)
+    array = positions if isinstance(positions, torch.Tensor) else as_array(name, positions)
     if isinstance(array, np.ndarray) and array.size == 0 and not isinstance(positions, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if not is_integer(array):
@@ -321,6 +325,14 @@ def _positions(name: str, positions: Positions) -> Array:
     if len(array) and int(array.min()) < 0:
         raise ValueError(f"{name}: positions are absolute, so at least 0; got {int(array.min())}")
     return array
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """A new NumPy array; nested lists must have rows of one length."""
+    try:
+        return np.array(values)
+    except ValueError:
+        raise ValueError(f"{name}: expected rows of one length; got rows that differ") from None
 
 
 def is_integer(array: Array) -> bool:

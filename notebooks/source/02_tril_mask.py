@@ -111,7 +111,7 @@ print("positions agree:  ", np.array_equal(by_positions, by_hand))
 # %% [markdown]
 # Four ways, one matrix.
 # The last way looks like the clumsiest.
-# It is the one we will keep, and the section after next shows why.
+# It is the one we will keep, and the section on masks that are not square shows why.
 
 # %% [markdown]
 # ## Is a token allowed to see itself?
@@ -129,11 +129,10 @@ for diagonal in (-1, 0, 1):
 
 # %% [markdown]
 # - With **1**, "The" may see "cat". That is the very token it has to predict: a leak, and a silent one, because the training loss only looks better.
-# - With **-1**, "The" sees nothing at all. There is no sensible average over nothing; chapter 3 shows the NaN that comes of it. This error is loud.
+# - With **-1**, nobody sees itself, and "The" sees nothing at all. There is no sensible average over nothing: a plain softmax answers with NaN, which you notice, and SDPA with zeros, which you do not (chapter 3 shows both).
 # - With **0**, every token sees itself. That is no leak, because the output at a position predicts the *next* token: "cat" goes in at position 1, and what position 1 has to guess is "sat".
 #
 # So the diagonal is 0.
-# Remember which of the two errors is silent.
 
 # %% [markdown]
 # ## The other silent error: rows and columns swapped
@@ -167,7 +166,7 @@ print("by position: ", table(key_positions[None, :] <= query_positions[:, None])
 
 # %% [markdown]
 # `tril` counts from the top left corner, so it believes that the only query stands at position 0, and it hides four of five keys.
-# A triangle has no way of knowing where the query stands.
+# Unless it is told (`np.tril(..., k=S - T)` for T queries at the end of S keys), a triangle cannot know where the query stands.
 # Comparing positions cannot make this mistake, because the position is what it compares.
 #
 # This bug is real and widespread.
@@ -278,7 +277,7 @@ mask_view(trace(Q, K, V, causal(), TOKENS), "sat")
 # | boolean, True = blocked (`nn.MultiheadAttention`) | False | True |
 # | additive bias (both accept it) | 0 | $-\infty$ |
 #
-# The additive form is not a dialect but a calculation: it is added to the scores, and $e^{-\infty} = 0$.
+# The additive form needs no agreement about True: it is added to the scores, and $e^{-\infty} = 0$.
 
 # %%
 print(table(rule.bias(5), rows=TOKENS, columns=TOKENS, digits=0))
@@ -295,12 +294,16 @@ x = torch.tensor(Q)[None]  # any input will do: [1, 5, 4]
 
 _, weights = module(x, x, x, attn_mask=rule.tensor(5))
 print(table(weights[0] > 0, rows=TOKENS, columns=TOKENS))
-print("NaN in the last row:", bool(weights[0, -1].isnan().all()))
+for need_weights in (True, False):
+    output, _ = module(x, x, x, attn_mask=rule.tensor(5), need_weights=need_weights)
+    print(f"need_weights={need_weights}: output of the last row", table(output[0, -1], digits=1))
 
 # %% [markdown]
-# Every token sees only its future, and the last one, which has none, becomes NaN.
-# The NaN gives the mistake away.
-# The same mistake in the other direction does not: hand a mask with True = blocked to SDPA, which reads True as *may attend*.
+# Every token sees only its future, and the last one has none.
+# If you ask for the weights, its row is NaN, and that gives the mistake away.
+# If you do not, as `nn.TransformerEncoderLayer` does not, the row is zeros, perfectly ordinary numbers, and nothing shows.
+#
+# The mistake is made in the other direction too: a mask with True = blocked goes to SDPA, which reads True as *may attend*.
 
 # %%
 output = F.scaled_dot_product_attention(q[None], k[None], unit_values[None], attn_mask=blocked)[0]
@@ -308,7 +311,7 @@ print(table(output > 0, rows=TOKENS, columns=TOKENS))
 print("NaN anywhere:", bool(output.isnan().any()))
 
 # %% [markdown]
-# Again every token sees only its future, but the last row is now all zeros, a perfectly ordinary number.
+# Again every token sees only its future, and the last row is zeros.
 # Nothing complains, and in training the loss will look wonderful, because the model reads the answer.
 # This is just what one of the most popular courses on language models shipped: `torch.triu(...).bool()` as SDPA's mask
 # ([LLMs-from-scratch#1061](https://github.com/rasbt/LLMs-from-scratch/issues/1061)).
@@ -445,7 +448,7 @@ for n in (1_024, 32_768, 131_072):
 # <details><summary>3. Which diagonal does a causal mask keep last, and what do the neighbours do?</summary>
 #
 # The main one, 0.
-# With 1 every token sees the one that it must predict, silently; with -1 the first token sees nothing, and its row becomes NaN.
+# With 1 every token sees the one that it must predict, silently; with -1 the first token sees nothing: its row becomes NaN, or in SDPA zeros.
 #
 # </details>
 #
@@ -468,8 +471,8 @@ for n in (1_024, 32_768, 131_072):
 # ## Summary
 #
 # - The causal mask lets query q attend to key k exactly if k ≤ q. Rows are queries, columns are keys, True means may attend.
-# - Memory, `tril`, `triu` and comparing positions give the same square matrix. Only comparing positions also gets the others right.
-# - Off by one above the diagonal leaks in silence; off by one below is loud.
+# - Memory, `tril`, `triu` and comparing positions give the same square matrix. Comparing positions gets rectangular ones right too; a triangle needs to be told the offset.
+# - Off by one above the diagonal leaks in silence; off by one below leaves the first token nothing, which is NaN or zeros.
 # - Polarity differs between libraries. Convert at the border, and test by reading off the weights.
 #
 # **Next:** [chapter 3, mask before softmax](03_mask_before_softmax.ipynb), where the mask meets the scores, and where it matters *when* they meet.

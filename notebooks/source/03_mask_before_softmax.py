@@ -2,12 +2,12 @@
 # # 3. Mask before softmax
 #
 # Attention is five steps, and the mask is the third.
-# In this chapter you compute all five by hand on our five tokens, check every number, and then do what a good mechanic does with a machine that works: put the parts together in the wrong order, and watch what breaks.
+# In this chapter you compute all five by hand on our five tokens, check every number, and then swap two of the steps to see exactly what breaks.
 
 # %% [markdown]
 # ## What you will be able to do
 #
-# - Compute causal attention for "The cat sat on the mat" by hand, to four digits.
+# - Compute causal attention for The, cat, sat, on, mat by hand, to four digits.
 # - Say what goes wrong if the mask comes after softmax, and when renormalising saves you and when it does not.
 # - Choose the number that stands for $-\infty$, in float32, bfloat16 and float16.
 # - Decide what a row that may attend to nothing should give, and keep its gradient finite.
@@ -38,7 +38,7 @@ from course_lib.masks import causal
 # | $Q K^\top$ | $[T, T]$ | [5, 5] | raw scores: row $i$, column $j$ is query $i$ times key $j$ |
 # | $\sqrt{d_k}$ | number | 2 | keeps the spread of the scores independent of $d_k$ |
 # | mask | $[T, T] \to [T, T]$ | | leaves visible scores alone, sets blocked ones to $-\infty$ |
-# | softmax | $[T, T] \to [T, T]$ | | makes each row positive with sum 1 |
+# | softmax | $[T, T] \to [T, T]$ | | makes each row non-negative with sum 1 |
 # | output | $[T, d_v]$ | [5, 4] | for each query a weighted mean of the visible values |
 #
 # The numbers are small on purpose.
@@ -134,7 +134,7 @@ print(sentence.explain("sat"))
 # "on" sees four tokens; its scaled scores are 0.5, 0.5, 0 and 1.
 
 # %% [markdown]
-# ## The same in eight lines, twice
+# ## The same in a few lines, twice
 #
 # Here are the five steps as one function, for NumPy and for torch.
 
@@ -184,6 +184,13 @@ from course_lib.codewalk import walk
 print(walk(causal_attention_torch, q, k, v))
 
 # %% [markdown]
+# The NumPy version takes softmax apart into three lines.
+# Watch the largest score of each row become 0, and its power 1.
+
+# %%
+print(walk(causal_attention, Q, K, V))
+
+# %% [markdown]
 # ## What the mask takes away
 #
 # Standard attention is the same computation without step 3.
@@ -228,14 +235,22 @@ def softmax(scores):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+shifted = FOUR_SCORES - FOUR_SCORES.max()
+powers = np.exp(shifted)
+print("scores:            ", table(FOUR_SCORES))
+print("minus the largest: ", table(shifted))
+print("powers of e:       ", table(powers))
+print(f"sum of the visible three: {powers[:3].sum():.4f}; of all four: {powers.sum():.4f}")
+print()
+
 mask_first = softmax(np.where(row_visible, FOUR_SCORES, -np.inf))
 mask_last = np.where(row_visible, softmax(FOUR_SCORES), 0.0)
-print("scores:                ", table(FOUR_SCORES, digits=0))
-print("mask, then softmax:    ", table(mask_first), "  sum", f"{mask_first.sum():.4f}")
-print("softmax, then mask:    ", table(mask_last), "  sum", f"{mask_last.sum():.4f}")
+print("mask, then softmax:", table(mask_first), "  sum", f"{mask_first.sum():.4f}")
+print("softmax, then mask:", table(mask_last), "  sum", f"{mask_last.sum():.4f}")
 
 # %% [markdown]
-# The row no longer sums to 1: the blocked score took 0.2369 of the weight with it.
+# The first row divides by the visible sum, the second by the sum of all four.
+# So the second no longer sums to 1: the blocked score took 0.2369 of the weight with it.
 # That much is plain to see.
 #
 # **Predict.** The blocked weights are zero in both cases.
@@ -366,7 +381,7 @@ print("(1 - visible) * -inf:", bias_by_arithmetic.tolist())
 # Select with a boolean (`where`, `masked_fill`) instead of calculating.
 #
 # Our verdict: keep the mask boolean for as long as you can, and when it has to become a number, let that number be $-\infty$.
-# A finite fill is an approximation whose error depends on the scores and the dtype; $-\infty$ is exact, and when something is wrong it gives NaN, which you notice.
+# A finite fill is an approximation whose error depends on the scores and the dtype; $-\infty$ is exact, and a plain softmax answers a row of nothing but $-\infty$ with NaN, which you notice.
 # There is one place where $-\infty$ asks for thought, and it comes next.
 
 # %% [markdown]
@@ -551,4 +566,4 @@ print(table(softmax(np.where([True, True, False], np.log([1.0, 2.0, 5.0]), -np.i
 # - A. Vaswani et al., [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017, equation 1 and section 3.2.1 (the scale).
 # - Mask after softmax: [timm#2236](https://github.com/huggingface/pytorch-image-models/pull/2236), [pointer-generator#88](https://github.com/abisee/pointer-generator/issues/88).
 # - Fill values: [fairseq#3575](https://github.com/facebookresearch/fairseq/issues/3575), [apex#1105](https://github.com/NVIDIA/apex/issues/1105), [transformers#17306](https://github.com/huggingface/transformers/pull/17306).
-# - Empty rows: [pytorch#103749](https://github.com/pytorch/pytorch/issues/103749), [pytorch#41508](https://github.com/pytorch/pytorch/issues/41508), and the change that came with PyTorch 2.5, [pytorch#131060](https://github.com/pytorch/pytorch/pull/131060).
+# - Empty rows: [pytorch#103749](https://github.com/pytorch/pytorch/issues/103749), [pytorch#41508](https://github.com/pytorch/pytorch/issues/41508), and the change that came with PyTorch 2.5, [pytorch#133882](https://github.com/pytorch/pytorch/pull/133882).
