@@ -71,7 +71,7 @@ def generate(
     )  # fmt: skip
     if description is not None:
         words = progress(words, description, total=n)
-    start = _prompt(prompt, next(model.parameters()).device)
+    start = _prompt(prompt, next(model.parameters(), torch.empty(0)).device)
     return torch.cat([start, *(word[..., None] for word in words)], dim=-1)
 
 
@@ -97,7 +97,7 @@ def stream(
     Returns:
         An iterator over word numbers, int64, shape [] or [B].
     """
-    tokens = _prompt(prompt, next(model.parameters()).device)
+    tokens = _prompt(prompt, next(model.parameters(), torch.empty(0)).device)
     batch = tokens if tokens.ndim == 2 else tokens[None]
     sampling = Sampling(temperature, top_k, top_p)
     _check(model, batch, n, sampling, rng, stop, padding, cache, chunk)

@@ -340,6 +340,8 @@ def _validate(arcs: Sequence[Arc], start: str) -> None:
     states = {arc.state for arc in arcs}
     said: set[tuple[str, str]] = set()
     for arc in arcs:
+        if arc.word.split() != [arc.word]:
+            raise ValueError(f"arcs: expected words without spaces in them; got {arc.word!r}")
         if not 0 < arc.probability <= 1:
             raise ValueError(
                 f"arcs: expected probabilities in (0, 1]; got {arc.probability} for {arc.word!r} "

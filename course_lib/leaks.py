@@ -8,8 +8,9 @@ It works on any deterministic function of a sequence: an `nn.Module` or plain fu
 numbers ([T] or [B, T], integers) or of vectors ([T, C] or [B, T, C], floating; [T] is a series).
 The output has the same leading axes: [T, ...] or [B, T, ...].
 
-What a tester can promise: a leak that it reports is there. One that it misses may exist, because
-only a few values were tried; more trials and other inputs make that less likely, never impossible.
+What a tester can promise: a leak that it reports is there, up to rounding. One that it misses may
+exist, because only a few values were tried and what is as small as rounding is not counted; more
+trials and other inputs make that less likely, never impossible.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from course_lib.masks import Mask
+from course_lib.masks.rule import check_count
 
 Function = Callable[[Any], Any]
 Method = Literal["perturbation", "gradient"]
@@ -58,14 +60,15 @@ def influence(
         fn: an `nn.Module` (tested in the mode in which it is) or a function.
         x: its input: integers [T] or [B, T], or floating [T], [T, C] or [B, T, C]; NumPy or torch.
         by: "perturbation" changes one input position at a time, everything else equal.
-            "gradient" needs torch; of integers it differentiates the output of the embedding.
-            It sees a leak of any size at once, but only along differentiable paths.
+            "gradient" needs torch; of integers it differentiates the outputs of the embeddings.
+            It sees differentiable paths only.
         trials: changes tried at each position (perturbation), or random directions (gradient).
         rng: source of the changes; seeded with 0 if not given.
         vocab_size: integers are replaced by others in 0..vocab_size-1; by default by those that
             occur in `x`.
-        tolerance: differences up to `tolerance` times the largest output (or gradient) count as
-            rounding; 64 times the machine epsilon of the output if not given.
+        tolerance: differences up to `tolerance` times the largest value seen in that output
+            channel (or the largest gradient) count as rounding; 64 times the machine epsilon of
+            the output if not given. A leak smaller than that is missed.
 
     Returns:
         Bool, shape [T, T]: row i, column j is True if output i changes when input j does. Of a
@@ -73,11 +76,10 @@ def influence(
 
     Raises:
         TypeError: if `x` or the output has a type that cannot be tested.
-        ValueError: if shapes do not fit, there is nothing else to put in, or `fn` is not
-            deterministic.
+        ValueError: if shapes do not fit, there is nothing else to put in, `fn` is not
+            deterministic, its output is NaN throughout, or its gradients are not finite.
     """
-    strength, scale, eps = _strength(fn, x, by, trials, rng, vocab_size)
-    return strength > (64 * eps if tolerance is None else tolerance) * scale
+    return _measure(fn, x, by, trials, rng, vocab_size, tolerance)[0]
 
 
 def influence_strength(
@@ -95,7 +97,7 @@ def influence_strength(
         Float64, shape [T, T]: the largest absolute change of output i seen when input j changed,
         or the largest absolute gradient. In units of the output, for comparison within one map.
     """
-    return _strength(fn, x, by, trials, rng, vocab_size)[0]
+    return _measure(fn, x, by, trials, rng, vocab_size, None)[1]
 
 
 def assert_causal(
@@ -152,70 +154,95 @@ def assert_causal(
 # --- the two methods ---------------------------------------------------------------------------
 
 
-def _strength(
+def _measure(
     fn: Function,
     x: Any,
     by: Method,
     trials: int,
     rng: np.random.Generator | None,
     vocab_size: int | None,
-) -> tuple[Floats, float, float]:
-    """Strength [T, T], the scale to compare it with, and the machine epsilon."""
+    tolerance: float | None,
+) -> tuple[Bools, Floats]:
+    """Which pairs influence each other, bool [T, T], and how strongly, float [T, T]."""
     if by not in ("perturbation", "gradient"):
         raise ValueError(f"by: expected 'perturbation' or 'gradient'; got {by!r}")
-    if trials < 1:
-        raise ValueError(f"trials: expected at least 1; got {trials}")
+    check_count("trials", trials, 1)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a NumPy Generator; got {type(rng).__name__}")
+    if tolerance is not None and not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance: expected a finite number of at least 0; got {tolerance}")
     rng = np.random.default_rng(0) if rng is None else rng
     sequence = _Sequence(x, vocab_size)
     with _undisturbed(fn):
         method = _by_perturbation if by == "perturbation" else _by_gradient
-        return method(fn, sequence, trials, rng)
+        return method(fn, sequence, trials, rng, tolerance)
 
 
 def _by_perturbation(
-    fn: Function, sequence: "_Sequence", trials: int, rng: np.random.Generator
-) -> tuple[Floats, float, float]:
+    fn: Function,
+    sequence: "_Sequence",
+    trials: int,
+    rng: np.random.Generator,
+    tolerance: float | None,
+) -> tuple[Bools, Floats]:
     """Change one input position at a time and compare all outputs."""
     base, eps = _run(fn, sequence, sequence.values)
     again, _ = _run(fn, sequence, sequence.values)
     if _change(base, again).any():
         raise ValueError("fn: expected the same output for the same input; got two different ones")
-    strength = np.zeros((sequence.length, sequence.length))
+    scale = _sizes(base)  # [channels]
+    columns = []
     for j in range(sequence.length):
+        most = np.zeros((sequence.length, len(scale)))
         for _ in range(trials):
             output, _ = _run(fn, sequence, sequence.changed([j], rng))
-            strength[:, j] = np.maximum(strength[:, j], _change(base, output))
-    return strength, _largest(base), eps
+            most = np.maximum(most, _change(base, output))
+            scale = np.maximum(scale, _sizes(output))
+        columns.append(most)
+    change = np.stack(columns, axis=1)  # [T outputs, T inputs, channels]
+    bound = (64 * eps if tolerance is None else tolerance) * scale
+    return (change > bound).any(axis=-1), change.max(axis=-1, initial=0.0)
 
 
 def _by_gradient(
-    fn: Function, sequence: "_Sequence", trials: int, rng: np.random.Generator
-) -> tuple[Floats, float, float]:
+    fn: Function,
+    sequence: "_Sequence",
+    trials: int,
+    rng: np.random.Generator,
+    tolerance: float | None,
+) -> tuple[Bools, Floats]:
     """Differentiate each output position along random directions.
 
     A random direction and not a plain sum: softmax outputs add up to 1 and normalised ones to 0,
     so the gradient of their sum is 0 whatever they depend on.
     """
-    leaf, output = _differentiable(fn, sequence)
+    leaves, output = _differentiable(fn, sequence)
     output = sequence.batched(output)  # [B, T, ...]
     strength = np.zeros((sequence.length, sequence.length))
     for i in range(sequence.length):
         row = output[:, i]
         for _ in range(trials):
             direction = torch.from_numpy(rng.normal(size=tuple(row.shape))).to(row)
-            (gradient,) = torch.autograd.grad(
-                (row * direction).sum(), leaf, retain_graph=True, allow_unused=True
+            gradients = torch.autograd.grad(
+                (row * direction).sum(), leaves, retain_graph=True, allow_unused=True
             )
-            if gradient is None:
-                continue
-            size = sequence.batched(gradient).abs()  # [B, T, ...]
-            size = size.transpose(0, 1).flatten(1).amax(dim=1)  # [T]
-            strength[i] = np.maximum(strength[i], size.double().cpu().numpy())
-    return np.nan_to_num(strength, nan=np.inf), _largest(strength), torch.finfo(output.dtype).eps
+            for gradient in gradients:
+                if gradient is None:
+                    continue
+                size = sequence.batched(gradient).abs()  # [B, T, ...]
+                size = size.transpose(0, 1).flatten(1).amax(dim=1)  # [T]
+                strength[i] = np.maximum(strength[i], size.double().cpu().numpy())
+    if not np.isfinite(strength).all():
+        raise ValueError(
+            "fn: expected finite gradients; got NaN or infinity, so use by='perturbation'"
+        )
+    eps = torch.finfo(output.dtype).eps
+    bound = (64 * eps if tolerance is None else tolerance) * strength.max()
+    return strength > bound, strength
 
 
-def _differentiable(fn: Function, sequence: "_Sequence") -> tuple[Tensor, Tensor]:
-    """A leaf that needs gradients, and the output computed from it."""
+def _differentiable(fn: Function, sequence: "_Sequence") -> tuple[list[Tensor], Tensor]:
+    """Leaves that need gradients, and the output computed from them."""
     if not sequence.is_torch and not isinstance(fn, nn.Module):
         raise TypeError("x: expected a torch tensor for gradients; got a NumPy array")
     values = torch.as_tensor(sequence.values)
@@ -226,7 +253,7 @@ def _differentiable(fn: Function, sequence: "_Sequence") -> tuple[Tensor, Tensor
             found.append(values.detach().clone().requires_grad_())
             output = fn(found[0])
         else:
-            with _embedding_as_leaf(fn, values, found):
+            with _embeddings_as_leaves(fn, values, found):
                 output = fn(values)
     if not found:
         raise TypeError(
@@ -236,19 +263,19 @@ def _differentiable(fn: Function, sequence: "_Sequence") -> tuple[Tensor, Tensor
     _check_output(output, sequence)
     if not isinstance(output, Tensor) or not output.requires_grad:
         raise TypeError("fn: expected a torch output that can be differentiated; got another")
-    return found[0], output
+    return found, output
 
 
 @contextmanager
-def _embedding_as_leaf(fn: Function, tokens: Tensor, found: list[Tensor]) -> Iterator[None]:
-    """Make the embedded tokens a leaf of the graph, so that gradients arrive there."""
+def _embeddings_as_leaves(fn: Function, tokens: Tensor, found: list[Tensor]) -> Iterator[None]:
+    """Make every embedding of the tokens a leaf of the graph, so that gradients arrive there."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         same = inputs[0].shape == tokens.shape and bool((inputs[0] == tokens).all())
-        if found or not same:
+        if not same:
             return None
         found.append(output.detach().clone().requires_grad_())
-        return found[0]
+        return found[-1]
 
     modules = fn.modules() if isinstance(fn, nn.Module) else ()
     handles = [m.register_forward_hook(hook) for m in modules if isinstance(m, nn.Embedding)]
@@ -275,12 +302,13 @@ def _assert_no_joint_leak(
     sequence = _Sequence(x, vocab_size)
     with _undisturbed(fn):
         base, eps = _run(fn, sequence, sequence.values)
-        bound = (64 * eps if tolerance is None else tolerance) * _largest(base)
         for i in np.flatnonzero(forbidden.any(axis=1)):
             columns = np.flatnonzero(forbidden[i])
             for _ in range(trials):
                 output, _ = _run(fn, sequence, sequence.changed(columns, rng))
-                if _change(base, output)[i] > bound:
+                scale = np.maximum(_sizes(base), _sizes(output))
+                bound = (64 * eps if tolerance is None else tolerance) * scale
+                if (_change(base, output)[i] > bound).any():
                     inputs = ", ".join(names[j] for j in columns)
                     raise LeakError(
                         f"output {names[i]} changes when inputs {inputs} change together{label}",
@@ -369,6 +397,8 @@ def _run(fn: Function, sequence: _Sequence, values: Any) -> tuple[Floats, float]
     else:
         eps = float(np.finfo(output.dtype).eps) if output.dtype.kind == "f" else 0.0
         array = output.astype(np.float64)
+    if array.size and np.isnan(array).all():
+        raise ValueError("fn: expected an output that can be compared; got NaN throughout")
     return np.array(sequence.batched(array)), eps
 
 
@@ -384,20 +414,24 @@ def _check_output(output: Any, sequence: _Sequence) -> None:
             f"fn: expected an output of shape [{', '.join(map(str, lead))}, ...], one row a "
             f"position; got {list(output.shape)}"
         )
+    is_complex = output.is_complex() if isinstance(output, Tensor) else output.dtype.kind == "c"
+    if is_complex:
+        raise TypeError(f"fn: expected real numbers; got {output.dtype}")
 
 
 def _change(base: Floats, output: Floats) -> Floats:
-    """Largest absolute change of each output position, shape [T]; becoming NaN is infinite."""
+    """Largest absolute change of each output, shape [T, channels]; becoming NaN is infinite."""
     both_nan = np.isnan(base) & np.isnan(output)
     with np.errstate(invalid="ignore"):
         difference = np.where((base == output) | both_nan, 0.0, np.abs(output - base))
     difference = np.nan_to_num(difference, nan=np.inf, posinf=np.inf)
-    return difference.swapaxes(0, 1).reshape(base.shape[1], -1).max(axis=1, initial=0.0)
+    return difference.reshape(*base.shape[:2], -1).max(axis=0, initial=0.0)
 
 
-def _largest(values: Floats) -> float:
-    """Largest finite absolute value."""
-    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+def _sizes(values: Floats) -> Floats:
+    """Largest finite absolute value of each channel of [B, T, ...], shape [channels]."""
+    finite = np.where(np.isfinite(values), np.abs(values), 0.0)
+    return finite.reshape(values.shape[0] * values.shape[1], -1).max(axis=0, initial=0.0)
 
 
 # --- state and messages ------------------------------------------------------------------------

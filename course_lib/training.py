@@ -174,7 +174,7 @@ def train(
         raise ValueError(f"steps and batch_size: expected at least 1; got {steps} and {batch_size}")
     optimiser = _adamw(model, learning_rate, weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, warmup))
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     history = History()
     with _training(model):
         for step in progress(range(steps), description):
@@ -212,7 +212,7 @@ def evaluate(
     """
     if n < 2:
         raise ValueError(f"n: expected at least 2; got {n}")
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     tokens = draw(n, rng)
     losses = []
     with evaluating(model):

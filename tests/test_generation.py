@@ -301,17 +301,29 @@ def test_a_stream_refuses_at_once_and_not_at_its_first_word() -> None:
         stream(model(), [1], 3, temperature=-1)
 
 
-def test_a_stop_word_ends_a_text_and_the_others_go_on() -> None:
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_a_stop_word_ends_a_text_and_the_others_go_on(cache: str | None) -> None:
+    gpt, prompt, stop = model(), np.full((40, 1), 1), {3}
+    free, stopped = (
+        generate(gpt, prompt, 6, rng=np.random.default_rng(0), stop=words, cache=cache).tolist()
+        for words in (set(), stop)
+    )
+    ends = []
+    for before, after in zip(free, stopped, strict=True):
+        end = next((t for t in range(1, 7) if before[t] in stop), 6)
+        assert after[: end + 1] == before[: end + 1]  # until it ends, nothing is different
+        assert set(after[end:]) == {after[end]}  # then it repeats its stop word
+        ends.append(end)
+    assert len(set(ends)) > 2  # some ended while others went on
+    assert any(b[e + 1 :] != a[e + 1 :] for b, a, e in zip(free, stopped, ends, strict=True))
+
+
+def test_generation_stops_when_all_texts_have_ended() -> None:
     gpt = model()
-    free = generate(gpt, [[1, 2], [3, 0]], 6, temperature=0)
-    word = int(free[0, 4])
-    stopped = generate(gpt, [[1, 2], [3, 0]], 6, temperature=0, stop={word}, cache="static")
-    for before, after in zip(free[:, 2:].tolist(), stopped[:, 2:].tolist(), strict=True):
-        end = before.index(word) if word in before else 6
-        assert after[: end + 1] == before[: end + 1][: len(after)]
-        assert set(after[end + 1 :]) <= {word}
-    alone = generate(gpt, free[0, :2], 6, temperature=0, stop=[word])
-    assert alone.tolist() == free[0, : 3 + free[0, 2:].tolist().index(word)].tolist()
+    free = generate(gpt, [1, 2], 6, temperature=0)[2:].tolist()
+    word = free[2]
+    text = generate(gpt, [1, 2], 6, temperature=0, stop=[word])
+    assert text[2:].tolist() == free[: free.index(word) + 1]
 
 
 def test_a_progress_bar_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

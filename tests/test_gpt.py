@@ -282,6 +282,18 @@ def test_the_fused_kernel_and_the_five_steps_agree(config, length, seed) -> None
         assert {tuple(w.shape) for w in weights} == {(2, 4, length, length)}
 
 
+@given(CONFIGS, st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_the_fused_kernel_and_the_five_steps_agree_in_a_padded_batch(config, pads, seed) -> None:
+    gpt, tokens, padding = model(seed, config), texts(len(pads), 7, seed), torch.tensor(pads)
+    steps, weights = gpt(tokens, padding=padding, return_weights=True)
+    torch.testing.assert_close(gpt(tokens, padding=padding), steps, rtol=1e-9, atol=1e-9)
+    for w in weights:
+        assert w.shape == (len(pads), 4, 7, 7)
+        for row, pad in zip(w, pads, strict=True):
+            assert (row[:, pad:, :pad] == 0).all()  # real words do not hear padding
+
+
 @given(CONFIGS, st.integers(1, 11), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_weights_with_a_cache_are_the_last_rows_of_the_whole(config, first, seed) -> None:
@@ -324,6 +336,19 @@ def test_rotary_scores_depend_on_distance_only() -> None:
     assert score(7, 3) == pytest.approx(score(44, 40), abs=1e-12)
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
     assert rotate(q, *gpt._rotation(torch.tensor([31]))).norm() == pytest.approx(q.norm().item())
+
+
+def test_a_model_with_rotary_positions_sees_distances_only() -> None:
+    """Words that the window hides shift the others, and nothing else."""
+    options = {"layers": 1, "heads": 2, "width": 8}
+    for positions, equal in (("rotary", True), ("learned", False)):
+        config = GPTConfig(11, 9, positions=positions, **options)
+        gpt, tokens = model(config=config, mask=sliding_window(3)), texts(2, 9)
+        late, early = gpt(tokens)[:, -1], gpt(tokens[:, -3:])[:, -1]
+        assert torch.allclose(late, early, rtol=1e-9, atol=1e-9) is equal
+    gpt = model(config=GPTConfig(11, 9, positions="rotary", **options), mask=sliding_window(3))
+    swapped = tokens[:, [0, 1, 2, 3, 4, 5, 7, 6, 8]]
+    assert not torch.allclose(gpt(tokens)[:, -1], gpt(swapped)[:, -1])  # order still matters
 
 
 def test_rotary_positions_turn_like_those_of_llama() -> None:

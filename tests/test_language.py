@@ -187,6 +187,12 @@ def test_improper_automata_are_refused(arcs: list, start: str, message: str) -> 
         Language(arcs, start)
 
 
+@pytest.mark.parametrize("word", ["New York", "", " a", "a\n"])
+def test_words_with_spaces_are_refused_because_texts_are_cut_at_spaces(word: str) -> None:
+    with pytest.raises(ValueError, match="arcs: expected words without spaces"):
+        Language([Arc("s", word, 1.0, "s")], start="s")
+
+
 def test_an_automaton_whose_words_do_not_tell_the_state_is_refused() -> None:
     """Two states after the same word: the formula of the entropy would be wrong."""
     arcs = [("s", "a", 0.5, "s"), ("s", "a", 0.5, "t"), ("t", "b", 1.0, "t")]

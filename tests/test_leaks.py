@@ -439,3 +439,70 @@ def test_labels_and_allowed_must_fit() -> None:
         assert_causal(lambda v: v, vectors(), allowed=np.ones((3, 3), dtype=bool))
     with pytest.raises(TypeError, match="allowed: expected booleans"):
         assert_causal(lambda v: v, vectors(), allowed=np.ones((5, 5)))
+
+
+# --- where testers go wrong ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_a_huge_constant_channel_does_not_hide_a_leak(constant: float) -> None:
+    def leaky(v: torch.Tensor) -> torch.Tensor:
+        return torch.cat([v.flip(1), torch.full_like(v, constant)], dim=-1)
+
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, T, 2))).float()
+    with pytest.raises(LeakError, match="output 0 changes"):
+        assert_causal(leaky, x)
+
+
+def test_rounding_around_zero_is_no_leak() -> None:
+    kernel = np.random.default_rng(0).normal(size=T)
+
+    def convolution(v: np.ndarray) -> np.ndarray:
+        """Causal, but computed by FFT, which spreads rounding over all positions."""
+        n = 2 * len(v)
+        return np.fft.irfft(np.fft.rfft(v, n) * np.fft.rfft(kernel, n), n)[: len(v)]
+
+    assert_causal(convolution, np.zeros(T))
+    assert_causal(convolution, np.random.default_rng(1).normal(size=T))
+
+
+def test_a_second_embedding_is_watched_too() -> None:
+    class TwoEmbeddings(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.honest, self.leaky = nn.Embedding(5, 3), nn.Embedding(5, 3)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.honest(tokens).cumsum(1) + self.leaky(tokens).flip(1)
+
+    tokens = torch.arange(T)[None] % 5
+    for by in METHODS:
+        with pytest.raises(LeakError):
+            assert_causal(TwoEmbeddings(), tokens, by=by)
+
+
+def test_gradients_and_outputs_that_say_nothing_are_refused() -> None:
+    def honest(v: torch.Tensor) -> torch.Tensor:
+        return v.cumsum(0) + torch.sqrt(0 * v.cumsum(0))  # the root's derivative at 0 is infinite
+
+    assert_causal(honest, torch.ones(T, 2))
+    with pytest.raises(ValueError, match="fn: expected finite gradients"):
+        influence(honest, torch.ones(T, 2), by="gradient")
+    with pytest.raises(ValueError, match="fn: expected an output that can be compared; got NaN"):
+        influence(lambda v: v * np.nan, np.ones(T))
+    with pytest.raises(TypeError, match="fn: expected real numbers; got complex"):
+        influence(lambda v: v + 1j * v[::-1], np.arange(T, dtype=float))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": float("nan")}, "tolerance: expected a finite number of at least 0; got nan"),
+        ({"tolerance": -1.0}, "tolerance: expected a finite number"),
+        ({"rng": 0}, "rng: expected a NumPy Generator; got int"),
+        ({"trials": 1.5}, "trials: expected an integer; got float"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        influence(np.cumsum, np.arange(T, dtype=float), **options)

@@ -40,7 +40,7 @@ class Oracle(nn.Module):
 
     def __init__(self, language: Language) -> None:
         super().__init__()
-        self.language, self.unused = language, nn.Parameter(torch.zeros(1))
+        self.language = language
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         with np.errstate(divide="ignore"):
@@ -99,9 +99,9 @@ def test_training_brings_the_honest_model_to_the_floor_and_the_cheater_far_below
         results[masking] = evaluate(model, draw, n=2000, rng=np.random.default_rng(2))
     floor, honest, cheater = LANGUAGE.floor(LENGTH), results["always"], results["never"]
     assert honest.mean < 1.03 * floor
-    assert honest.mean > floor - 3 * honest.standard_error
+    assert honest.mean > floor - honest.standard_error
     # The last word is in no input, so even the cheater must pay for it.
-    assert cheater.mean < 0.25 * floor
+    assert cheater.mean < 0.25 * floor  # of few words; the chapter's texts are longer
     last = LANGUAGE.entropy(LENGTH)[-1]
     assert cheater.by_position[-1] > 0.9 * last
     assert cheater.by_position[:-1].max() < 0.1 * last
