@@ -17,6 +17,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from course_lib.attention import trace
@@ -36,6 +37,10 @@ NOTEBOOK_METADATA = {
 }
 _BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _TABLE = re.compile(r"(<!-- chapters: written by `course build` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class CellFailedError(RuntimeError):
+    """A cell of a notebook failed; the message shows the cell and its error."""
 
 
 def assemble(source: str, chapter: Chapter, project: Project) -> NotebookNode:
@@ -78,7 +83,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         The executed notebook.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: if a cell fails; the message shows the cell.
+        CellFailedError: if a cell fails.
     """
     notebook = nbformat.from_dict(notebook)
     client = NotebookClient(
@@ -90,7 +95,10 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not the kernel's own remarks
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(env={**os.environ, QUIET: "1", "PYTHONHASHSEED": "0"})
+    try:
+        client.execute(env={**os.environ, QUIET: "1", "PYTHONHASHSEED": "0"})
+    except CellExecutionError as error:
+        raise CellFailedError(str(error)) from None
     notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -25,8 +25,8 @@ tensor([[True, True, True]])
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,6 +186,14 @@ class Cache(ABC):
             self._check_like("k", k_shape, self._k, dtype, device)
             self._check_like("v", v_shape, self._v, dtype, device)
 
+    def snapshot(self) -> dict[str, Any]:
+        """What `restore` needs to undo later appends; small, as old positions stay in place."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a snapshot."""
+        vars(self).update(state)
+
     def put(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`append` for those who have called `check`: no checks of shapes, and no positions.
 
@@ -229,7 +237,10 @@ class Cache(ABC):
     def _check_positions(self, positions: Sequence[int] | Tensor | None, n: int) -> None:
         if positions is None:
             return
-        given = [int(p) for p in positions]
+        array = torch.as_tensor(positions)
+        if array.is_floating_point() or array.ndim != 1:
+            raise TypeError(f"positions: expected integers, one a new position; got {positions!r}")
+        given = array.tolist()
         if given != list(range(self.length, self.length + n)):
             raise ValueError(
                 f"positions: expected {self.length}..{self.length + n - 1}, which follow the "
@@ -248,14 +259,12 @@ class Cache(ABC):
 @contextmanager
 def all_or_nothing(caches: Iterable[Cache] | None) -> Iterator[None]:
     """Take back what was appended if the block fails, or if the reader presses stop."""
-    caches = list(caches or ())
-    lengths = [cache.length for cache in caches]
+    before = [(cache, cache.snapshot()) for cache in caches or ()]
     try:
         yield
     except BaseException:
-        for cache, length in zip(caches, lengths, strict=True):
-            with suppress(ValueError):  # a ring may have overwritten too much
-                cache.crop(min(length, cache.length))
+        for cache, state in before:
+            cache.restore(state)
         raise
 
 
@@ -267,7 +276,7 @@ class ConcatCache(Cache):
 
     def _store(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._k is None or self._v is None or self.length == 0:
-            self._k, self._v = k, v
+            self._k, self._v = k.clone(), v.clone()  # the caller may write into theirs
         else:
             self._k = torch.cat([self._kept(self._k), k], dim=-2)
             self._v = torch.cat([self._kept(self._v), v], dim=-2)
@@ -356,6 +365,7 @@ class RingCache(_BufferCache):
         self.window = check_count("window", window, 1)
         self.spare = check_count("spare", spare, 0)
         super().__init__(self.window + self.spare)
+        self.slots = self.window + self.spare
         self._first = 0  # the lowest position that has not been overwritten
 
     @property
@@ -391,6 +401,11 @@ class RingCache(_BufferCache):
         self._v[..., slots, :] = v[..., n - last :, :]
         self._first, self.length = max(self._first, end - self._slots), end
         return self.view() if joined is None else joined
+
+    def snapshot(self) -> dict[str, Any]:
+        """As `Cache.snapshot`, with copies of the buffers: a ring overwrites old positions."""
+        state = super().snapshot()
+        return state | {n: x.clone() for n, x in state.items() if isinstance(x, Tensor)}
 
     def _joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """What is held, followed by a new chunk."""

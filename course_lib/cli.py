@@ -45,16 +45,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(options: argparse.Namespace) -> int:
     try:
-        from nbclient.exceptions import CellExecutionError
-
-        from course_lib.build import build
+        from course_lib.build import CellFailedError, build
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs {error.name}, a tool of authors; install it with pip install -e '.[teach]'"
         ) from None
     try:
         problems = build(load_project(), options.names, check=options.check)
-    except CellExecutionError as error:
+    except CellFailedError as error:
         print(f"a cell failed, nothing was written for its notebook:\n{error}", file=sys.stderr)
         return 1
     for problem in problems:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from course_lib.cache import Cache, all_or_nothing
 from course_lib.gpt import GPT, evaluating
 from course_lib.lesson import progress
+from course_lib.masks.rule import check_count
 
 
 def generate(
@@ -207,8 +208,16 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
     Returns:
         Shape [B, V]; each row sums to 1.
+
+    Raises:
+        ValueError: if the logits, divided by the temperature, make no distribution.
     """
     p = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    if bool(p.isnan().any()):
+        raise ValueError(
+            "logits: expected numbers that make a distribution; got NaN or infinity, or a "
+            f"temperature too small to divide by ({sampling.temperature:g})"
+        )
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
         least = p.topk(sampling.top_k, dim=-1).values[:, -1:]  # [B, 1]
         p = p.where(p >= least, 0.0)
@@ -303,16 +312,15 @@ def _check(
     chunk: int | None,
 ) -> None:
     """Refuse requests that cannot be met, before any work is done."""
-    if n < 0:
-        raise ValueError(f"n: expected at least 0; got {n}")
+    check_count("n", n, 0)
+    if chunk is not None:
+        check_count("chunk", chunk, 1)
     if sampling.temperature > 0 and rng is None:
         raise ValueError("rng: expected a NumPy Generator when temperature > 0; got None")
     if not all(isinstance(word, (int, np.integer)) for word in stop):
         raise TypeError(f"stop: expected word numbers; got {stop!r}")
     if cache is None and chunk is not None:
         raise ValueError(f"chunk: expected a cache to keep the chunks in; got {chunk} without one")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk: expected at least 1; got {chunk}")
     if not isinstance(model, GPT) and not (cache is None and padding is None):
         raise TypeError(
             f"model: expected a GPT, to use a cache or padding; got {type(model).__name__}"
@@ -340,10 +348,40 @@ def _check_length(
             f"padding: expected at least one real word in each text of {length} slots; "
             f"got {torch.as_tensor(padding).tolist()}"
         )
+    if isinstance(model, GPT):
+        _check_gpt(model, batch, n, held, padding, cache)
     # The last new word is never fed back, so a text of T + n words needs T + n - 1 positions.
     what = min(limits, key=limits.__getitem__, default=None)
     if what is not None and n > 0 and length + n - 1 > limits[what]:
         raise ValueError(
             f"n: expected at most {max(0, limits[what] + 1 - length)} new words after a prompt of "
             f"{length} ({what} is {limits[what]}); got {n}"
+        )
+
+
+def _check_gpt(
+    model: GPT,
+    batch: Tensor,
+    n: int,
+    held: int,
+    padding: Any,
+    cache: str | Sequence[Cache] | None,
+) -> None:
+    """Refuse padding that does not fit, unknown words, and a ring too small for the new words."""
+    if bool(((batch < 0) | (batch >= model.config.vocab_size)).any()):
+        raise ValueError(
+            f"prompt: expected word numbers in 0..{model.config.vocab_size - 1}; "
+            f"got {int(batch.min())}..{int(batch.max())}"
+        )
+    model.check_padding(padding, batch)
+    slots = getattr(cache[0], "slots", None) if isinstance(cache, Sequence) and cache else None
+    end = held + batch.shape[1] + n - 1  # positions that will have been fed
+    if slots is None or n < 2 or end <= slots:
+        return
+    fed = torch.arange(held + batch.shape[1], end)  # the new words, fed one by one
+    keys = torch.arange(end)
+    lost = keys[None, :] <= fed[:, None] - slots  # overwritten by then
+    if bool((model.mask.tensor(fed, keys) & lost).any()):
+        raise ValueError(
+            f"cache: a ring of {slots} slots drops positions that {model.mask!r} lets new words see"
         )

@@ -258,7 +258,8 @@ class GPT(nn.Module):
         first = self._check_cache(tokens, cache, start)  # the position of the first new word
         slots = torch.arange(first, first + tokens.shape[1], device=tokens.device)  # [T]
         k_slots = slots if cache is None else cache[0].upcoming(len(slots)).to(slots)  # [S]
-        padding = self._check_padding(padding, tokens)
+        padding = self.check_padding(padding, tokens)
+        self._check_prefix(first + len(slots))
         if cache is not None:
             self._check_reach(slots, k_slots)
         mask, is_causal = _simplified(self.visible(slots, k_pos=k_slots, padding=padding))
@@ -409,8 +410,13 @@ class GPT(nn.Module):
                 layer.check(shape, shape, weight.dtype, weight.device)
         return first
 
-    def _check_padding(self, padding: Tensor | None, tokens: Tensor) -> Tensor | None:
-        """Padding checked; None if there is none."""
+    def check_padding(self, padding: Tensor | None, tokens: Tensor) -> Tensor | None:
+        """Padding as an integer tensor [B], checked; None if there is none.
+
+        Raises:
+            TypeError: if it is not of integers.
+            ValueError: if it is not one number of at least 0 for each sequence.
+        """
         if padding is None:
             return None
         padding = torch.as_tensor(padding, device=tokens.device)
@@ -422,6 +428,14 @@ class GPT(nn.Module):
                 f"got {padding.tolist()}"
             )
         return padding if bool(padding.any()) else None
+
+    def _check_prefix(self, length: int) -> None:
+        """Refuse a text that ends inside a prefix, whose rows must see all of it."""
+        if self._is_masked and length < self.mask.least_keys:
+            raise ValueError(
+                f"tokens: expected at least the {self.mask.least_keys} positions of the prefix of "
+                f"{self.mask!r}, in one chunk; got {length}"
+            )
 
     def _check_reach(self, slots: Tensor, k_slots: Tensor) -> None:
         """Refuse a cache that would give other outputs than the whole text at once."""

@@ -270,17 +270,32 @@ def test_bad_sizes_are_refused(call, error, message):
 
 
 def test_all_or_nothing_takes_back_what_was_appended_before_an_error():
-    caches = [ConcatCache(), StaticCache(4), RingCache(4)]
+    caches = [ConcatCache(), StaticCache(4), RingCache(2), RingCache(2)]
     for cache in caches:
-        cache.append(random(2, 4), random(2, 4))
+        cache.append(random(3, 4), random(3, 4))
     before = [contents(cache) for cache in caches]
     with pytest.raises(KeyboardInterrupt), all_or_nothing(caches):
-        for cache in caches[:2]:
-            cache.append(random(1, 4), random(1, 4))
+        for cache in caches[:3]:
+            cache.append(random(1, 4), random(1, 4))  # overwrites a slot of the ring
         raise KeyboardInterrupt
     for cache, (length, room, _, positions, held) in zip(caches, before, strict=True):
         assert (cache.length, cache.room, cache.positions.tolist()) == (length, room, positions)
         assert all(torch.equal(x, y) for x, y in zip(cache.view(), held, strict=True))
+
+
+def test_a_cache_keeps_its_own_copy():
+    for cache in (ConcatCache(), StaticCache(4), RingCache(2)):
+        k, v = random(2, 4), random(2, 4)
+        kept = k.clone()
+        cache.append(k, v)
+        k.zero_()
+        assert torch.equal(cache.view()[0], kept)
+
+
+@pytest.mark.parametrize("positions", [[0.5], 0, [[0]]])
+def test_positions_that_are_no_list_of_integers_are_refused(positions):
+    with pytest.raises(TypeError, match="positions: expected integers"):
+        ConcatCache().append(random(1, 2), random(1, 2), positions)
 
 
 def test_a_cache_can_be_copied():

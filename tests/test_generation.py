@@ -16,7 +16,7 @@ from course_lib.generation import (
     stream,
 )
 from course_lib.gpt import GPT, GPTConfig, evaluating
-from course_lib.masks import prefix_lm, sliding_window
+from course_lib.masks import causal, prefix_lm, same_document, sliding_window
 
 CONFIG = GPTConfig(vocab_size=5, context=8, layers=1, heads=1, width=8)
 
@@ -274,7 +274,8 @@ def test_a_request_that_cannot_be_met_leaves_the_cache_as_it_was() -> None:
 
 
 def test_a_prefill_that_fails_at_its_second_chunk_takes_the_first_one_back() -> None:
-    gpt = sharp(GPTConfig(7, 16, heads=2, width=8), 0, mask=prefix_lm(4))
+    four_together = causal() | same_document([0] * 4 + list(range(1, 13)))
+    gpt = sharp(GPTConfig(7, 16, heads=2, width=8), 0, mask=four_together)
     cache = gpt.new_cache()
     with pytest.raises(ValueError, match="feed those positions in one chunk"):
         generate(gpt, [1, 2, 3, 4, 5], 2, temperature=0, cache=cache, chunk=3)
@@ -378,3 +379,42 @@ def test_left_pad_ends_texts_together() -> None:
     for bad in ([], [[1], []]):
         with pytest.raises(ValueError, match="at least one text, and none empty"):
             left_pad(bad)
+
+
+def test_a_text_that_ends_inside_its_prefix_is_refused_with_and_without_a_cache():
+    config = GPTConfig(vocab_size=7, context=12, layers=2, heads=2, width=8)
+    model = GPT(config, np.random.default_rng(0), mask=prefix_lm(4))
+    with pytest.raises(ValueError, match="at least the 4 positions of the prefix"):
+        model(torch.zeros(1, 3, dtype=torch.long))
+    for kind in (None, "concat", "static"):
+        with pytest.raises(ValueError, match="at least the 4 positions of the prefix"):
+            generate(model, [1, 2], 4, temperature=0, cache=kind)
+    assert len(generate(model, [1, 2, 3, 4], 4, temperature=0, cache="static")) == 8
+
+
+def test_requests_that_would_fail_half_way_fail_at_once_and_change_nothing():
+    config = GPTConfig(vocab_size=7, context=12, layers=2, heads=2, width=8)
+    model = GPT(config, np.random.default_rng(0))
+    ring = model.new_cache("ring", 3)
+    with pytest.raises(ValueError, match="cache: a ring of 3 slots drops positions"):
+        stream(model, [1, 2], 6, temperature=0, cache=ring)
+    with pytest.raises(ValueError, match=r"prompt: expected word numbers in 0\.\.6; got 1\.\.99"):
+        stream(model, [1, 2, 99], 2, temperature=0, cache=ring, chunk=1)
+    with pytest.raises(ValueError, match="padding: expected one number"):
+        stream(model, [1, 2], 2, temperature=0, padding=[-1])
+    with pytest.raises(TypeError, match="chunk: expected an integer"):
+        stream(model, [1, 2], 2, temperature=0, cache=ring, chunk=1.5)
+    with pytest.raises(TypeError, match="n: expected an integer"):
+        stream(model, [1, 2], 2.5, temperature=0)
+    assert [c.length for c in ring] == [0, 0]
+    windowed = GPT(config, np.random.default_rng(0), mask=sliding_window(3))
+    whole = generate(windowed, [1, 2], 6, temperature=0)
+    assert torch.equal(generate(windowed, [1, 2], 6, temperature=0, cache=ring), whole)
+
+
+@pytest.mark.parametrize(
+    ("logits", "temperature"), [([0.0, float("nan")], 1.0), ([1.0, 2.0], 1e-309)]
+)
+def test_what_makes_no_distribution_is_refused(logits, temperature):
+    with pytest.raises(ValueError, match="logits: expected numbers that make a distribution"):
+        choose(torch.tensor([logits]), temperature=temperature, rng=np.random.default_rng(0))

@@ -1,6 +1,7 @@
 """The repo agrees with itself: environments, links, citations, floors, versions."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -183,3 +184,15 @@ def test_bibliography_keys_are_unique():
     text = (ROOT / "docs" / "references.bib").read_text("utf-8")
     keys = re.findall(r"^@\w+\{([^,]+),", text, re.MULTILINE)
     assert keys and len(keys) == len(set(keys))
+
+
+def test_the_performance_table_shows_the_recorded_run():
+    result = json.loads((ROOT / "benchmarks" / "results" / "kv_cache.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for case, steps in result["steps"].items():
+        _, batch, _, context = case.split("_")
+        row = re.search(rf"^\| {batch}, {context} \|(.*)\|$", readme, re.MULTILINE)
+        assert row, f"no row for {case}"
+        shown = [float(cell) for cell in row[1].split("|")]
+        assert shown == [round(step["median_ms"], 1) for step in steps.values()]
+    assert result["date"] in readme and result["hardware"]["torch"] in readme
