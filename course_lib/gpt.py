@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from course_lib.attention import attention
 from course_lib.cache import Cache, ConcatCache, RingCache, StaticCache, all_or_nothing
-from course_lib.masks import Mask, causal, not_padding
+from course_lib.masks import Mask, causal, not_padding, sliding_window
 from course_lib.masks.rule import Positions
 
 #: When the mask is applied: the rule of the course, and two ways to break it (chapter 1).
@@ -320,7 +320,7 @@ class GPT(nn.Module):
             last = int(torch.as_tensor(q_pos).max()) if not isinstance(q_pos, int) else q_pos - 1
             real = torch.arange(last + 1, device=padding.device) >= padding[:, None]  # [B, slots]
             # A padded slot sees itself, because a softmax over nothing is 0/0; nobody reads it.
-            seen = not_padding(real) | Mask(lambda q, k: q == k, "itself")
+            seen = not_padding(real) | sliding_window(1)
             rule = seen if rule is None else rule & seen
         return rule.tensor(q_pos, k_pos, device=device)
 
