@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from course_lib.masks import Mask
+from course_lib.masks import Mask, causal
 from course_lib.masks.rule import check_count
 
 Function = Callable[[Any], Any]
@@ -474,7 +474,7 @@ def _mode(module: nn.Module | None, training: bool) -> Iterator[str]:
 def _allowed(allowed: Mask | Any | None, length: int) -> Bools:
     """What each output may depend on, bool [T, T]."""
     if allowed is None:
-        return np.tri(length, dtype=bool)
+        return causal().matrix(length)
     matrix = np.asarray(allowed.matrix(length) if isinstance(allowed, Mask) else allowed)
     if matrix.dtype != bool:
         raise TypeError(f"allowed: expected booleans, True = may depend; got {matrix.dtype}")

@@ -166,6 +166,13 @@ def grids(panels: Sequence[Grid], alt: str | None = None, per_line: int = 3) -> 
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     handles = _grid_legend(panels)
+    legend_below(canvas, handles)
+    canvas.tight_layout()
+    return Figure(canvas, " ".join(map(describe_grid, panels)) if alt is None else alt)
+
+
+def legend_below(canvas: Canvas, handles: Sequence[Patch]) -> None:
+    """One line of colours and their meanings under all panels; nothing if there are none."""
     if handles:
         canvas.legend(
             handles=handles,
@@ -175,8 +182,6 @@ def grids(panels: Sequence[Grid], alt: str | None = None, per_line: int = 3) -> 
             frameon=False,
             fontsize=9,
         )
-    canvas.tight_layout()
-    return Figure(canvas, " ".join(map(describe_grid, panels)) if alt is None else alt)
 
 
 def describe_grid(panel: Grid) -> str:

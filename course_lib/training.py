@@ -32,8 +32,11 @@ def shift(tokens: Any) -> tuple[Any, Any]:
         has read words 0..t and is asked for word t + 1.
 
     Raises:
+        TypeError: if tokens are no array.
         ValueError: if there are fewer than two words.
     """
+    if not isinstance(tokens, (np.ndarray, Tensor)):
+        raise TypeError(f"tokens: expected an array or a tensor; got {type(tokens).__name__}")
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
         raise ValueError(f"tokens: expected at least 2 words a text; got {list(tokens.shape)}")
     return tokens[..., :-1], tokens[..., 1:]

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from course_lib.palette import BLOCKED, INK, LEAK, MUTED, RULE, VISIBLE, WEIGHT_SCALE
-from course_lib.plot import Figure
+from course_lib.plot import Figure, legend_below
 
 _CELL = 0.45  # inches
 
@@ -59,14 +59,7 @@ def cache_view(
         _draw(ax, title, grid, steps, words)
     present = {int(x) for grid in grids.values() for x in np.ravel(grid)}
     used = [key for key in (Key.COMPUTED, Key.KEPT, Key.STALE, Key.ABSENT) if key in present]
-    canvas.legend(
-        handles=[_patch(key) for key in used],
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=len(used),
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(canvas, [_patch(key) for key in used])
     canvas.tight_layout()
     return Figure(canvas, " ".join(_describe(title, grid) for title, grid in grids.items()))
 

@@ -196,3 +196,9 @@ def test_the_performance_table_shows_the_recorded_run():
         shown = [float(cell) for cell in row[1].split("|")]
         assert shown == [round(step["median_ms"], 1) for step in steps.values()]
     assert result["date"] in readme and result["hardware"]["torch"] in readme
+
+
+def test_the_code_that_the_readme_shows_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    exec(code, {})
+    assert "output = [0.2327, 0.3837, 0.3837, 0.0000]" in capsys.readouterr().out

@@ -54,6 +54,11 @@ def test_shift_pairs_each_word_with_the_next() -> None:
         shift(np.array([[5]]))
 
 
+def test_a_plain_list_cannot_be_shifted() -> None:
+    with pytest.raises(TypeError, match="tokens: expected an array or a tensor; got list"):
+        shift([1, 2, 3])
+
+
 def test_token_losses_are_minus_log_p_of_the_target() -> None:
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(size=(2, 3, 5)))
