@@ -53,10 +53,13 @@ class Cache(ABC):
 
     Attributes:
         length: how many positions have gone in: 0..length-1, so the next one is `length`.
+        padding: a note of the model: how many of them are padding at the left, integer [B], or
+            None. The next chunk must be told the same.
     """
 
     def __init__(self) -> None:
         self.length = 0
+        self.padding: Tensor | None = None
         self._k: Tensor | None = None
         self._v: Tensor | None = None
 
@@ -149,10 +152,16 @@ class Cache(ABC):
         """What decides which positions are held and where; equal for caches that are alike."""
         return type(self), self.length
 
+    @property
+    def fits_like(self) -> tuple[object, ...]:
+        """What new keys have to fit; `check` says the same of caches for which this is equal."""
+        if self._k is None or self._v is None or self.length == 0:
+            return (self.room,)
+        return self._k.shape, self._v.shape, self._k.dtype, self._k.device
+
     def upcoming(self, n: int) -> Tensor:
         """The positions that `append` of n more would return, int64 [S]; nothing changes."""
-        new = torch.arange(self.length, self.length + n, device=self._device)
-        return torch.cat([self.positions, new])
+        return torch.arange(self.length + n, device=self._device)
 
     def check(
         self,
@@ -338,14 +347,14 @@ class StaticCache(_BufferCache):
 
     def _store(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self._allocate(k, v)
-        end = self.length + k.shape[-2]
-        self._k[..., self.length : end, :] = k
-        self._v[..., self.length : end, :] = v
-        self.length = end
+        n = k.shape[-2]
+        self._k.narrow(-2, self.length, n).copy_(k)
+        self._v.narrow(-2, self.length, n).copy_(v)
+        self.length += n
         return self.view()
 
     def _kept(self, buffer: Tensor) -> Tensor:
-        return buffer[..., : self.length, :]
+        return buffer.narrow(-2, 0, self.length)
 
 
 class RingCache(_BufferCache):
@@ -377,12 +386,12 @@ class RingCache(_BufferCache):
     @property
     def layout(self) -> tuple[object, ...]:
         """What decides which positions are held and where; equal for caches that are alike."""
-        return type(self), self.length, self.window, self.spare, self._first
+        return *super().layout, self.window, self.spare, self._first
 
     def upcoming(self, n: int) -> Tensor:
         """The positions that `append` of n more would return, int64 [S]; nothing changes."""
         if n > 1:
-            return super().upcoming(n)
+            return torch.cat([self.positions, super().upcoming(n)[self.length :]])
         end = self.length + 1
         held = torch.arange(max(self._first, end - self._slots), end, device=self._device)
         return held[torch.argsort(held % self._slots)]

@@ -151,8 +151,8 @@ class SelfAttention(nn.Module):
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, (H + 2G) D] -> queries [B, H, T, D], keys and values [B, G, T, D]."""
-        heads = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2G, T, D]
-        return heads.split([self.heads, self.key_heads, self.key_heads], dim=1)
+        heads = qkv.view(*qkv.shape[:2], -1, self.head_dim).transpose(1, 2)  # [B, H + 2G, T, D]
+        return heads.split_with_sizes((self.heads, self.key_heads, self.key_heads), dim=1)
 
 
 class Block(nn.Module):
@@ -239,8 +239,9 @@ class GPT(nn.Module):
             start: position of the first new word; checked against the cache if given, as a guard
                 against a chunk that was skipped or fed twice.
             padding: how many slots at the left of each sequence are padding, integer [B]; the
-                same for all chunks of a text. Nobody attends to them, and the first real word
-                stands at *logical* position 0. What the model says at padded slots means nothing.
+                same for all chunks of a text, which the cache remembers. Nobody attends to them,
+                and the first real word stands at *logical* position 0. What the model says at
+                padded slots means nothing.
             last_only: logits of the last position only, which is all that generation needs.
             return_weights: also return what each head attended to.
 
@@ -250,15 +251,18 @@ class GPT(nn.Module):
 
         Raises:
             TypeError: if tokens are not integers, or the cache is not one.
-            ValueError: if a shape is wrong, the text too long, `start` does not follow, or the
-                mask makes the cache useless: its past may not see the new words, and the new
-                words may not see what it has dropped. The cache is then as it was.
+            ValueError: if a shape is wrong, the text too long, `start` does not follow, the
+                padding is not that of earlier chunks, or the mask makes the cache useless: its
+                past may not see the new words, and the new words may not see what it has dropped.
+                The cache is then as it was.
         """
         _check_tokens(tokens)
         first = self._check_cache(tokens, cache, start)  # the position of the first new word
         slots = torch.arange(first, first + tokens.shape[1], device=tokens.device)  # [T]
         k_slots = slots if cache is None else cache[0].upcoming(len(slots)).to(slots)  # [S]
         padding = self.check_padding(padding, tokens)
+        if cache is not None:
+            _check_same_padding(cache, padding)
         self._check_prefix(first + len(slots))
         if cache is not None:
             self._check_reach(slots, k_slots)
@@ -278,6 +282,8 @@ class GPT(nn.Module):
                     need_weights=return_weights,
                 )  # [B, T, C], [B, H, T, S]
                 all_weights.append(weights)
+            for layer in cache or ():
+                layer.padding = padding
         logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
         return (logits, all_weights) if return_weights else logits
 
@@ -406,8 +412,10 @@ class GPT(nn.Module):
         if cache is not None:
             shape = (len(tokens), self.config.key_heads, tokens.shape[1], self.config.head_dim)
             weight = self.word.weight
-            for layer in cache:
-                layer.check(shape, shape, weight.dtype, weight.device)
+            like = cache[0].fits_like
+            for i, layer in enumerate(cache):
+                if i == 0 or layer.fits_like != like:  # what is like the first layer fits as well
+                    layer.check(shape, shape, weight.dtype, weight.device)
         return first
 
     def check_padding(self, padding: Tensor | None, tokens: Tensor) -> Tensor | None:
@@ -440,8 +448,8 @@ class GPT(nn.Module):
     def _check_reach(self, slots: Tensor, k_slots: Tensor) -> None:
         """Refuse a cache that would give other outputs than the whole text at once."""
         first = int(slots[0])
-        if first == 0:
-            return
+        if first == 0 or (self.mask.never_ahead and len(k_slots) == first + len(slots)):
+            return  # nothing cached, or nothing that could go wrong
         past = torch.arange(first, device=slots.device)
         if bool(self.mask.tensor(past, slots).any()):
             raise ValueError(
@@ -508,6 +516,8 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
     shared = q.shape[1] // k.shape[1]  # H / G
     if q.shape[2] == 1:
         # One query a head: the queries that share a key are the rows of one small matrix.
+        if shared == 1:
+            return _few_queries(q, k, v, mask)  # [B, H, 1, D]
         rows = q.reshape(len(q), k.shape[1], shared, -1)  # [B, G, H / G, D]
         return _few_queries(rows, k, v, mask).reshape(q.shape)
     v = v if v.stride(-1) == 1 else v.contiguous()  # a static cache keeps it the other way round
@@ -573,10 +583,23 @@ def _check_layers(cache: Sequence[Cache], layers: int) -> None:
         raise ValueError(
             f"cache: expected {layers} different caches, one a layer; got {len(cache)}"
         )
-    if len({c.layout for c in cache}) > 1:
+    first = cache[0].layout
+    if any(c.layout != first for c in cache[1:]):
         raise ValueError(
             "cache: expected the same kind of cache and the same positions in all layers; got "
             f"lengths {[c.length for c in cache]}"
+        )
+
+
+def _check_same_padding(cache: Sequence[Cache], padding: Tensor | None) -> None:
+    """Refuse a chunk whose padding is not that of the chunks before it."""
+    before = cache[0].padding
+    if cache[0].length == 0 or (before is None and padding is None):
+        return
+    old, new = ([] if p is None else p.tolist() for p in (before, padding))
+    if old != new:
+        raise ValueError(
+            f"padding: expected {old or None}, as for the positions in the cache; got {new or None}"
         )
 
 

@@ -264,6 +264,28 @@ def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, seed) ->
         torch.testing.assert_close(row[pad:], alone, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [([2, 0], None), (None, [2, 0]), ([2, 0], [0, 0]), ([2, 0], [1, 0])]
+)
+def test_every_chunk_of_a_text_must_be_told_the_same_padding(first, second) -> None:
+    gpt, tokens = model(0), texts(2, 6)
+    cache = gpt.new_cache()
+    with torch.no_grad():
+        gpt(tokens[:, :4], cache=cache, padding=first and torch.tensor(first))
+    refused(
+        gpt,
+        cache,
+        ValueError,
+        "padding: expected .* as for the positions in the cache",
+        tokens[:, 4:],
+        padding=second and torch.tensor(second),
+    )
+    for layer in cache:
+        layer.crop(0)  # an emptied cache takes another text
+    with torch.no_grad():
+        gpt(tokens, cache=cache, padding=second and torch.tensor(second))
+
+
 @given(CONFIGS, st.integers(1, 12), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_training_mode_and_evaluation_mode_compute_the_same(config, length, seed) -> None:

@@ -134,6 +134,18 @@ def test_mask_mod_from_shifts_the_queries_behind_a_cache():
     assert torch.equal(mod(0, 0, q, k), causal().tensor(torch.tensor([3, 4]), 5))
 
 
+@given(rules(), st.integers(1, LENGTH))
+def test_a_rule_that_is_known_never_to_look_ahead_never_does(mask, n):
+    if mask.never_ahead:
+        assert not np.triu(mask.matrix(n), k=1).any()
+
+
+def test_which_rules_are_known_never_to_look_ahead():
+    assert (causal() & full()).never_ahead and (causal() | sliding_window(2)).never_ahead
+    assert not (causal() | sinks(1)).never_ahead and not (~causal()).never_ahead
+    assert not prefix_lm(2).never_ahead
+
+
 # --- the forms agree with each other -------------------------------------------------------------
 
 

@@ -20,7 +20,9 @@ def causal() -> Mask:
 
     Source: A. Vaswani et al., "Attention Is All You Need", 2017, section 3.2.3.
     """
-    return Mask(lambda q, k: k <= q, "causal()", "its own position and earlier ones")
+    mask = Mask(lambda q, k: k <= q, "causal()", "its own position and earlier ones")
+    mask.never_ahead = True
+    return mask
 
 
 def prefix_lm(prefix: int | Sequence[int] | Array) -> Mask:
@@ -68,11 +70,13 @@ def sliding_window(width: int) -> Mask:
     """
     width = check_count("width", width, 1)
     before = "nothing else" if width == 1 else f"the {width - 1} before it"
-    return Mask(
+    mask = Mask(
         lambda q, k: (k <= q) & (q - k < width),
         f"sliding_window({width})",
         f"its own position and {before}",
     )
+    mask.never_ahead = True
+    return mask
 
 
 def sinks(n: int) -> Mask:

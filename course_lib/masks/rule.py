@@ -49,6 +49,8 @@ class Mask:
         length: number of positions that this data covers, or None if it does not matter.
         least_keys: keys that must be there before any query can be answered rightly: the length
             of a prefix, whose rows see each other. `attention` refuses fewer.
+        never_ahead: whether the rule is known to block every later key, so that a cache need not
+            ask. False means that it has to be asked.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Mask:
         self.batch: int | None = None
         self.length: int | None = None
         self.least_keys = 0
+        self.never_ahead = False
         self._device: torch.device | None = None
 
     @classmethod
@@ -78,6 +81,7 @@ class Mask:
         length: int | None,
         device: torch.device | None = None,
         least_keys: int = 0,
+        never_ahead: bool = False,
     ) -> "Mask":
         """A rule that looks up data of each sequence (document ids, padding, prefix lengths).
 
@@ -89,13 +93,14 @@ class Mask:
             length: number of positions that the data covers, or None if it does not matter.
             device: where the data lives if it is a torch tensor, else None (NumPy).
             least_keys: see the attribute.
+            never_ahead: see the attribute.
 
         Returns:
             The mask. Its matrices have shape [B, 1, Tq, Tk], or [Tq, Tk] if `batch` is None.
         """
         mask = cls(lambda q, k: rule(0, q, k), expression, words)
         mask._rule, mask.batch, mask.length, mask._device = rule, batch, length, device
-        mask.least_keys = least_keys
+        mask.least_keys, mask.never_ahead = least_keys, never_ahead
         return mask
 
     # --- derived forms ---------------------------------------------------------------------
@@ -219,11 +224,17 @@ class Mask:
 
     def __and__(self, other: "Mask") -> "Mask":
         """Both rules must allow it."""
-        return self._combine(other, lambda a, b: a & b, "&", "and")
+        joined = self._combine(other, lambda a, b: a & b, "&", "and")
+        if joined is not NotImplemented:
+            joined.never_ahead = self.never_ahead or other.never_ahead
+        return joined
 
     def __or__(self, other: "Mask") -> "Mask":
         """At least one rule must allow it."""
-        return self._combine(other, lambda a, b: a | b, "|", "or")
+        joined = self._combine(other, lambda a, b: a | b, "|", "or")
+        if joined is not NotImplemented:
+            joined.never_ahead = self.never_ahead and other.never_ahead
+        return joined
 
     def __invert__(self) -> "Mask":
         """Everything that the rule forbids."""
