@@ -1,15 +1,20 @@
 """Claims about costs: the formulas count what really happens in memory and in the products."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DeepseekV3Config, FalconConfig, GPT2Config, LlamaConfig, MistralConfig
 
 from course_lib.cache import StaticCache
 from course_lib.costs import attention_flops, decode_bound, kv_cache_bytes, latent_cache_bytes
 
+ROOT = Path(__file__).parents[1]
 small = st.integers(1, 5)
 
 
@@ -82,3 +87,27 @@ def test_bad_sizes_are_refused(call, error, message):
 
 def test_no_tokens_take_no_room():
     assert kv_cache_bytes(1, 1, 1, 0) == 0 and attention_flops(0, 1) == 0
+
+
+def chapter_5_shapes():
+    """The table `shapes` of chapter 5's source: layers, key heads, head size, context."""
+    tree = ast.parse((ROOT / "notebooks" / "source" / "05_kv_cache.py").read_text("utf-8"))
+    assigned = (node for node in ast.walk(tree) if isinstance(node, ast.Assign))
+    table = next(node.value for node in assigned if ast.unparse(node.targets[0]) == "shapes")
+    return eval(compile(ast.Expression(table), "05_kv_cache.py", "eval"), {})
+
+
+def test_chapter_5_gives_the_models_the_shapes_that_transformers_gives_them_by_default():
+    shapes = {name.split(" (")[0]: shape[:3] for name, shape in chapter_5_shapes().items()}
+    gpt2, falcon, v3 = GPT2Config(), FalconConfig(), DeepseekV3Config()
+    assert shapes["GPT-2 small"] == (gpt2.n_layer, gpt2.n_head, gpt2.n_embd // gpt2.n_head)
+    assert falcon.multi_query and shapes["Falcon 7B"] == (
+        falcon.num_hidden_layers,
+        1,
+        falcon.hidden_size // falcon.num_attention_heads,
+    )
+    for name, config in (("Llama 2 7B", LlamaConfig()), ("Mistral 7B", MistralConfig())):
+        size = config.hidden_size // config.num_attention_heads
+        assert shapes[name] == (config.num_hidden_layers, config.num_key_value_heads, size)
+    latent = v3.kv_lora_rank + v3.qk_rope_head_dim
+    assert shapes["DeepSeek-V3"] == (v3.num_hidden_layers, None, latent)
