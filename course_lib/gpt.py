@@ -266,7 +266,7 @@ class GPT(nn.Module):
         self._check_prefix(first + len(slots))
         if cache is not None:
             self._check_reach(slots, k_slots)
-        mask, is_causal = _simplified(self.visible(slots, k_pos=k_slots, padding=padding))
+        mask, is_causal = self._in_force(slots, k_slots, padding, dense=return_weights)
         logical = slots if padding is None else (slots - padding[:, None]).clamp(min=0)  # [B, T]
         rotation = self._rotation(logical) if self.config.positions == "rotary" else None
         x = self.embed(tokens, logical)  # [B, T, C]
@@ -385,6 +385,17 @@ class GPT(nn.Module):
     @property
     def _is_masked(self) -> bool:
         return self.masking == "always" or (self.masking == "training" and self.training)
+
+    def _in_force(
+        self, slots: Tensor, k_slots: Tensor, padding: Tensor | None, *, dense: bool
+    ) -> tuple[Tensor | None, bool]:
+        """(mask, whether it is the square causal one); the mask is None if it is not needed."""
+        plain = self._is_masked and self.mask.is_causal and padding is None and not dense
+        if plain and len(slots) == 1 and len(k_slots) == int(slots[0]) + 1:
+            return None, False  # one new position, which sees all the others
+        if plain and len(slots) == len(k_slots):
+            return None, True
+        return _simplified(self.visible(slots, k_pos=k_slots, padding=padding))
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines for positions [T] or [B, T], shape [..., 1, T, D / 2]."""

@@ -21,7 +21,7 @@ def causal() -> Mask:
     Source: A. Vaswani et al., "Attention Is All You Need", 2017, section 3.2.3.
     """
     mask = Mask(lambda q, k: k <= q, "causal()", "its own position and earlier ones")
-    mask.never_ahead = True
+    mask.never_ahead = mask.is_causal = True
     return mask
 
 

@@ -51,6 +51,8 @@ class Mask:
             of a prefix, whose rows see each other. `attention` refuses fewer.
         never_ahead: whether the rule is known to block every later key, so that a cache need not
             ask. False means that it has to be asked.
+        is_causal: whether the rule is known to be k <= q and nothing else, for which kernels have
+            a path without a matrix.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Mask:
         self.batch: int | None = None
         self.length: int | None = None
         self.least_keys = 0
-        self.never_ahead = False
+        self.never_ahead = self.is_causal = False
         self._device: torch.device | None = None
 
     @classmethod
