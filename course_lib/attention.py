@@ -195,6 +195,22 @@ class Trace:
             f"{len(self.tokens) - 1}; got {token!r}"
         )
 
+    def powers(self, token: str | int) -> tuple[np.ndarray, float]:
+        """exp of a query's scores: what softmax divides by its sum.
+
+        Args:
+            token: the query, by text or position.
+
+        Returns:
+            ([T], 0 where blocked; the number that every score was lowered by, so that exp stays
+            finite: 0 unless the row's largest score is far from 0).
+        """
+        i = self.row(token)
+        visible = self.mask[i]
+        peak = float(self.scaled[i, visible].max()) if visible.any() else 0.0
+        shift = peak if abs(peak) > _SAFE_EXPONENT else 0.0  # exp overflows near 710
+        return np.exp(np.where(visible, self.scaled[i] - shift, -np.inf)), shift
+
     def explain(self, token: str | int) -> str:
         """The five steps of one query, written out so that they can be checked by hand."""
         i = self.row(token)
@@ -217,9 +233,8 @@ class Trace:
         lines += ["", "Step 4: softmax over what is visible"]
         if len(visible) == 0:
             return "\n".join([*lines, "  nothing is visible: all weights are 0"])
-        peak = self.scaled[i, visible].max()
-        shift = peak if abs(peak) > _SAFE_EXPONENT else 0.0  # exp overflows near 710
-        powers = np.exp(self.scaled[i, visible] - shift)
+        powers, shift = self.powers(i)
+        powers = powers[visible]
         if shift:
             lines.append(f"  every score less the largest, {shift:.4f}, so that exp stays finite")
         lines.append(f"  sum of exp: {' + '.join(f'{p:.4f}' for p in powers)} = {powers.sum():.4f}")

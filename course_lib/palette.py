@@ -6,6 +6,8 @@ from the Okabe-Ito palette, which people with the common kinds of colour blindne
 weight scale goes from light to dark, so that both survive a black-and-white printer.
 """
 
+from dataclasses import dataclass
+
 #: A key that the query may attend to.
 VISIBLE = "#0072B2"
 #: A key that the mask blocks.
@@ -14,6 +16,9 @@ BLOCKED = "#E3E3E3"
 LEAK = "#D55E00"
 #: Lines of a plot, in the order in which they are handed out.
 SERIES = (VISIBLE, LEAK, "#009E73", "#CC79A7", "#000000")
+#: Owners of parts that are all alike, as the ranks of appendix C: none of the colours above that
+#: mean something.
+RANKS = ("#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#000000")
 #: Text and rules.
 INK = "#222222"
 MUTED = "#6B6B6B"
@@ -23,3 +28,50 @@ RULE = "#BDBDBD"
 WEIGHT_SCALE = ("#FFFFFF", "#9CC9E3", VISIBLE, "#00263D")
 #: The diverging scale of differences, from -1 over 0 to 1.
 DIFFERENCE_SCALE = ("#7A3300", LEAK, "#FFFFFF", VISIBLE, "#00263D")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours above as a page needs them, for a light or for a dark background.
+
+    Attributes:
+        name: "light" or "dark".
+        paper: the background.
+        ink: text.
+        muted: text that matters less.
+        rule: lines between cells, and the hatch of blocked ones.
+        line: the edges of controls, which must be seen (3:1 against the paper).
+        focus: the ring around what the keyboard is on.
+        visible: see `VISIBLE`.
+        blocked: see `BLOCKED`.
+        leak: see `LEAK`.
+        weights: see `WEIGHT_SCALE`.
+        differences: see `DIFFERENCE_SCALE`.
+    """
+
+    name: str
+    paper: str
+    ink: str
+    muted: str
+    rule: str
+    line: str
+    focus: str
+    visible: str
+    blocked: str
+    leak: str
+    weights: tuple[str, ...]
+    differences: tuple[str, ...]
+
+
+LIGHT = Theme(
+    name="light", paper="#FFFFFF", ink=INK, muted=MUTED, rule=RULE, line="#767676",
+    focus="#CC79A7", visible=VISIBLE, blocked=BLOCKED, leak=LEAK,
+    weights=WEIGHT_SCALE, differences=DIFFERENCE_SCALE,
+)  # fmt: skip
+#: The same hues; the scales run from the dark paper to light, so that "more" still stands out.
+DARK = Theme(
+    name="dark", paper="#1B1B1B", ink="#EDEDED", muted="#ADADAD", rule="#5E5E5E", line="#8C8C8C",
+    focus="#F0A6CE", visible="#56B4E9", blocked="#383838", leak="#FF8A3D",
+    weights=("#1B1B1B", "#0C4468", "#56B4E9", "#E2F3FD"),
+    differences=("#FFE0C7", "#E8731F", "#1B1B1B", "#2F8FCB", "#D6EEFC"),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
@@ -92,9 +93,10 @@ def _counts(matrix: NDArray[np.bool_], tiles: NDArray[np.int8]) -> str:
 
 def _draw_cells(ax: Axes, matrix: NDArray[np.bool_], block: int, title: str) -> None:
     size = len(matrix)
-    for (q, k), visible in np.ndenumerate(matrix):
-        face = VISIBLE if visible else BLOCKED
-        ax.add_patch(Rectangle((k, q), 1, 1, facecolor=face, edgecolor="white", linewidth=0.3))
+    faces = np.where(matrix[..., None], to_rgb(VISIBLE), to_rgb(BLOCKED))
+    ax.imshow(faces, extent=(0, size, size, 0), interpolation="nearest")
+    ax.hlines(range(size), 0, size, color="white", linewidth=0.3)
+    ax.vlines(range(size), 0, size, color="white", linewidth=0.3)
     for edge in range(0, size + 1, block):
         ax.plot([edge, edge], [0, size], color=INK, linewidth=1)
         ax.plot([0, size], [edge, edge], color=INK, linewidth=1)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_lib.attention import attention, trace
+from course_lib.attention import attention
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.lesson import expected_error, table
 
@@ -255,14 +255,32 @@ print((causal() & every_second).draw(6))
 # %% [markdown]
 # ## Look around
 #
-# The picture shows one query, "sat": its row of the mask, its scaled scores, and the weights that come out.
-# How scores become weights is the story of chapter 3.
-# To look at another token, change its name and run the cell again.
+# Here is everything so far in one place that you can touch (run the cell first; on GitHub and on paper you see a still picture).
+#
+# - Click a token, or walk along the sentence with the arrow keys: its row lights up, and the line above the grid says in words what it may attend to.
+# - "Rows built" starts from an empty grid and builds the mask row by row.
+# - "Show" switches from the mask to the scores and to the weights that come out; how scores become weights is the story of chapter 3.
+# - Point at a cell, or walk to it, and the numbers behind it are written out.
+#
+# **Predict.** Before you click: which tokens turn grey when you choose "cat"?
+# And in the view "weights", which row is the only one that has no grey cell?
 
 # %%
-from course_lib.views import mask_view
+from course_lib.explorers import MaskExplorer
 
-mask_view(trace(Q, K, V, causal(), TOKENS), "sat")
+explorer = MaskExplorer(TOKENS, Q, K, V, row="sat")
+explorer
+
+# %% [markdown]
+# The explorer is a Python object, and what you click in it Python knows.
+# It works the other way round too: `explorer.row = "mat"` moves the picture above.
+# Choose a token, then run the next cell again.
+
+# %%
+print(explorer.words())
+
+# %% [markdown]
+# **Try it.** Give it another rule, `MaskExplorer(TOKENS, Q, K, mask=every_second)`, or tokens and arrays of your own.
 
 # %% [markdown]
 # ## Who means what: three dialects

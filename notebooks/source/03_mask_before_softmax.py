@@ -175,36 +175,42 @@ print("SDPA agrees:      ", np.allclose(fused, output))
 
 # %% [markdown]
 # **Code walk.** What does each line make?
-# The recording below comes from a real run, so the code and the values cannot disagree.
-# Follow one cell, say row "sat", column "on", from line to line.
+# The explorer below holds a recording of a real run of both functions, so the code and the values cannot disagree.
+# Click a line, or press "Next", to see what it reads and what it makes; "Follow" marks one token in every table.
+#
+# **Predict.** Follow "sat".
+# In which line do "on" and "mat" leave its row, and from which line on does its row sum to 1?
 
 # %%
 from course_lib.codewalk import walk
+from course_lib.explorers import CodeWalk
 
-print(walk(causal_attention_torch, q, k, v))
+runs = walk(causal_attention, Q, K, V), walk(causal_attention_torch, q, k, v)
+CodeWalk(*runs, tokens=TOKENS, row="sat")
 
 # %% [markdown]
-# The NumPy version takes softmax apart into three lines.
-# Watch the largest score of each row become 0, and its power 1.
-
-# %%
-print(walk(causal_attention, Q, K, V))
+# The line with $-\infty$ takes them out, and only the softmax after it makes the row sum to 1.
+# The NumPy version takes that softmax apart into three lines: watch the largest score of each row become 0, and its power 1.
 
 # %% [markdown]
 # ## What the mask takes away
 #
 # Standard attention is the same computation without step 3.
-# Side by side, framed cells are what the future contributes; the second line shows what that does to the outputs.
+# Side by side, the framed cells are what the mask will take away.
+# Point at a cell to see both weights and what they are shares of; "output vectors" shows what the loss does to the outputs, term by term.
 #
 # **Predict.** Which token's output changes most when the mask is applied, and which not at all?
 
 # %%
-from course_lib.views import compare_view
+from course_lib.explorers import CompareExplorer
 
-standard = trace(Q, K, V, None, TOKENS)
-compare_view(standard, sentence)
+CompareExplorer(TOKENS, Q, K, V, row="cat")
+
+# %% [markdown]
+# Here is the largest change of any entry of each output:
 
 # %%
+standard = trace(Q, K, V, None, TOKENS)
 change = np.abs(sentence.output - standard.output).max(axis=1)
 print(table(change, columns=TOKENS))
 same_weights = np.array_equal(standard.weights[-1], sentence.weights[-1])

@@ -227,33 +227,30 @@ print(language.decode(texts["with a cache"][0][:12]))
 #
 # ## Look around
 #
-# A row is a step of generation, a column is a position.
-# The third panel is the second one with a cheat: the mask is switched off, and the cells with a frame are keys of layer 2 that were stored and are no longer what the model would compute.
+# Here are the honest model and the cheater of chapter 1, as recorded when they wrote the texts that you saw there.
+# *Next word* lets a model go on by one word, *cheat* switches to the model that was trained without a mask, and *reads a given text* shows what training shows: all positions at once.
+# The language is known exactly, so its own probabilities stand beside the model's.
+#
+# **Predict.** In step 3 the honest model reads its fourth word.
+# How many keys does it compute in each layer, how many are in the cache then, and how many bytes are that, in float64, for two layers of width 48?
+# When the cheater writes, which of its old keys could it keep?
+# And at which task is the cheater the better one?
 
 # %%
-from course_lib.views_cache import Key, cache_view
+from course_lib.explorers import GenerationExplorer
 
-n = len(sentence) - 1
-past = np.tri(n, k=-1, dtype=bool)
-without = np.where(np.tri(n, dtype=bool), Key.COMPUTED, Key.ABSENT)
-kept = np.where(past, Key.KEPT, without)
+GenerationExplorer()
 
-stored = [keys_of(unmasked, tokens[:, : t + 1])[1][t] for t in range(n)]  # as first computed
-cheat = kept.copy()
-for t in range(n):
-    now = keys_of(unmasked, tokens[:, : t + 1])[1]
-    for j in range(t):
-        if (now[j] - stored[j]).abs().max() > 1e-9:
-            cheat[t, j] = Key.STALE
-
-cache_view(
-    {"without a cache": without, "with a cache": kept, "with a cache, no mask": cheat},
-    steps=[f"reads {word}" for word in sentence[:n]],
-    words=sentence[:n],
-)
+# %%
+for options in ({}, {"cheat": True}, {"task": "reads"}, {"task": "reads", "cheat": True}):
+    print(GenerationExplorer(step=3, **options).words())
 
 # %% [markdown]
-# `course_lib` refuses that third panel: a cache for a model that does not apply its mask is an error.
+# The honest model computes one new key and one new value in each layer, whatever the step.
+# The cheater could keep none of its keys and values of the last layer: each new word moves all of them, so everything is computed again, and the text is nonsense in any case.
+# With a given text it is the other way round: the cheater is sure of every word but the last, because every answer but the last is among the words that it sees.
+#
+# `course_lib` refuses a cache for a model that does not apply its mask.
 
 # %%
 with expected_error(ValueError):

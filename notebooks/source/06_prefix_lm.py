@@ -42,7 +42,7 @@ from course_lib.masks import (
 )
 from course_lib.plot import Grid, grids, lines
 from course_lib.training import evaluate, shift, token_losses, train
-from course_lib.views_masks import builder_view, visited_share
+from course_lib.views_masks import visited_share
 
 torch.set_num_threads(1)  # the models are so small that more threads only wait for each other
 
@@ -409,27 +409,31 @@ for rule in (causal(), sliding_window(4), streaming, prefix_lm(6)):
 print(causal().tiles(16, block_q=4, block_k=4))  # 0 empty, 1 partial, 2 full
 
 # %% [markdown]
-# Here are several composed rules side by side, 32 tokens in tiles of 4.
-# **Try it:** change a rule, a length or a tile size, predict the savings, and run the cell again.
+# Now build masks yourself: 32 tokens in tiles of 4.
+# Each rule is joined to everything above it, so the order makes the brackets; point at a cell to see what every rule says about it.
+# (A saved page shows the examples of the list instead.)
+#
+# **Predict.** Move `causal` up by one place.
+# Which mask of this chapter is that, and how many cells more does it show?
+# Then start from "causal | documents": does it save more of the work than "causal & documents", or less?
 
 # %%
-packed = same_document(np.repeat([0, 1, 2], [9, 13, 10]))  # three documents in one sequence
-builder_view(
-    {
-        "causal": causal(),
-        "prefix_lm(10)": prefix_lm(10),
-        "window(6)": sliding_window(6),
-        "causal &\n(window(6) | sinks(2))": causal() & (sliding_window(6) | sinks(2)),
-        "causal & documents": causal() & packed,
-        "causal | documents": causal() | packed,
-    },
-    n=32,
-    block=4,
-    per_line=3,
-)
+from course_lib.explorers import MaskBuilder
+
+MaskBuilder(["sliding_window(6)", "or sinks(2)", "and causal()"])
+
+# %%
+for terms in (
+    ["sliding_window(6)", "or sinks(2)", "and causal()"],
+    ["sliding_window(6)", "and causal()", "or sinks(2)"],
+    ["causal()", "and same_document(3)"],
+    ["causal()", "or same_document(3)"],
+):
+    print(MaskBuilder(terms).words())
 
 # %% [markdown]
-# Look at the last two.
+# It is the careless mask from above, and again one cell betrays it.
+# Now the two with documents.
 # With `&` the packed documents are sealed off from each other.
 # With `|` each document looks both ways *within itself* and sees all earlier ones: think of the turns of a conversation. We will need that one for the cache.
 #

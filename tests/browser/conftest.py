@@ -41,7 +41,8 @@ def chromium():
 def lab(tmp_path_factory):
     """The address of a JupyterLab that serves a copy of the notebooks."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    for part in ("notebooks", "exercises"):
+        shutil.copytree(ROOT / part, folder / part)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from course_lib import explorers
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
@@ -27,18 +29,21 @@ def test_run_all_cells_ends_without_an_error_and_every_figure_has_words(chromium
     _menu(page, "Run", "Run All Cells")
     _wait_until_all_ran(page, len(code_cells))
 
-    errors, warnings, images = set(), set(), {}
+    errors, warnings, images, live = set(), set(), {}, set()
     for _ in _scroll(page):
         errors |= _texts(page, "[data-mime-type='application/vnd.jupyter.error']")
         warnings |= _texts(page, "[data-mime-type='application/vnd.jupyter.stderr']")
         images |= _images(page)
+        live |= _live_explorers(page)
     if SCREENSHOTS:
         _photograph(page, Path(SCREENSHOTS), file.stem)
     page.close()
     assert not errors
     assert not warnings
-    figures = sum("<img alt=" in str(c.get("outputs")) for c in code_cells)
-    assert len(images) >= figures > 0
+    shown = [c for c in code_cells if _explorer(c)]
+    assert live == {_explorer(c) for c in shown}, "explorers are live, not their pictures"
+    figures = sum("<img alt=" in str(c.get("outputs")) for c in code_cells if c not in shown)
+    assert len(images) >= figures and figures + len(shown) > 0
     for alt, width in images.items():
         assert len(alt) > 20 and width > 100, "a figure that is drawn and described"
 
@@ -90,6 +95,25 @@ def _images(page):
     return {
         image.get_attribute("alt") or "": image.evaluate("e => e.naturalWidth")
         for image in page.query_selector_all(".jp-OutputArea img")
+    }
+
+
+def _explorer(cell):
+    """The section name of the explorer that a cell shows, or None."""
+    for output in cell.get("outputs", []):
+        name = output.get("data", {}).get("text/plain", "").partition(":")[0].split(" of ")[0]
+        if name in explorers.__all__:
+            words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+            return words.capitalize()
+    return None
+
+
+def _live_explorers(page):
+    """The explorers that are drawn and say something."""
+    return {
+        section.get_attribute("aria-label")
+        for section in page.query_selector_all(".jp-OutputArea section.cx")
+        if section.query_selector(".cx-words").inner_text().strip()
     }
 
 

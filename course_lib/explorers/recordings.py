@@ -1,0 +1,259 @@
+"""Real runs behind the generation explorer: what a model reads, says and keeps (chapter 5).
+
+Training takes a minute and the explorer has to open at once, so the two models of chapter 1 are
+trained here, once, with that chapter's settings and seeds, and what they did is stored beside
+this file. `tests/test_explorers_generation.py` compares the stored losses and texts with the ones
+that chapter 1 prints (nbval computes those anew each time), and the stored words with the stored
+logits. To train again and compare every number, or to write the file anew:
+
+    python -m course_lib.explorers.recordings --check
+    python -m course_lib.explorers.recordings
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from course_lib.costs import kv_cache_bytes
+from course_lib.generation import generate
+from course_lib.gpt import GPT, GPTConfig, evaluating
+from course_lib.language import Language, toy
+from course_lib.training import evaluate, train
+
+FILE = Path(__file__).parent / "data" / "generation.json"
+
+# The settings of chapter 1.
+LENGTH = 24
+STEPS = 500
+MASKING = {"honest": "always", "cheater": "never"}
+TEXTS = 1000
+#: How many of the texts that chapter 1 prints are stored, and how many new words of each.
+STORED, NEW_WORDS = 3, 12
+#: What both models read under a teacher.
+READS = "The cat sat on the mat . The dogs are hungry . The"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model and one text, position by position.
+
+    Attributes:
+        tokens: the text, T + 1 word numbers; the last one is asked for and never read.
+        first: how many words the first step reads; every later step reads one more. In a text
+            that is given and not written, all T are read in one step, so `first` is T.
+        logits: shape [S, V]: what the model says after each step; for a given text, at each
+            position.
+        visible: bool [T, T], True = may attend, when all words have been read.
+        moved: shape [S, T]: by how much keys and values of the last layer differ, after each
+            step, from what they were when first computed; 0 for positions not there yet.
+        bytes_each: bytes of keys and values that a cache keeps for one position.
+    """
+
+    tokens: NDArray[np.int64]
+    first: int
+    logits: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+    moved: NDArray[np.float64]
+    bytes_each: int
+
+
+def record_writing(model: GPT, tokens: Sequence[int], prompt: int) -> Run:
+    """Feed a text that a model wrote as it was written, with the whole past in every step.
+
+    Args:
+        model: a `GPT`.
+        tokens: prompt and new words, T + 1 word numbers.
+        prompt: words of the prompt, 1..T.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: if `prompt` is out of range.
+    """
+    text = np.asarray(tokens, dtype=np.int64)
+    if not 1 <= prompt < len(text):
+        raise ValueError(f"prompt: expected 1..{len(text) - 1} words; got {prompt}")
+    ends = range(prompt, len(text))
+    logits, moved, kept = [], [], None
+    for end in ends:
+        row, held = _read(model, text[:end])  # [T, V], [T, 2 G D]
+        logits.append(row[-1])
+        kept = held if kept is None else np.concatenate([kept, held[len(kept) :]])
+        change = np.abs(held - kept).max(axis=1)
+        moved.append(np.pad(change, (0, len(text) - 1 - end)))
+    return _run(model, text, prompt, np.stack(logits), np.stack(moved))
+
+
+def record_reading(model: GPT, tokens: Sequence[int]) -> Run:
+    """Feed a given text in one go, as in training: every position is asked for the next word."""
+    text = np.asarray(tokens, dtype=np.int64)
+    logits, _ = _read(model, text[:-1])
+    return _run(model, text, len(text) - 1, logits, np.zeros((len(logits), len(logits))))
+
+
+def record(steps: int = STEPS, texts: int = TEXTS, held_out: int = 2000) -> dict[str, Any]:
+    """Train both models of chapter 1 and record what they do; about a minute on one core.
+
+    Args:
+        steps: updates of each model.
+        texts: how many texts each model writes.
+        held_out: how many texts each model is measured on.
+
+    Returns:
+        Data as `load` returns it, as plain lists.
+    """
+    language = toy()
+
+    def draw(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return language.sample(n, LENGTH + 1, rng)
+
+    first_words = language.sample(texts, 1, np.random.default_rng(3))
+    data: dict[str, Any] = {"floor": round(language.floor(LENGTH + 1), 6), "models": {}}
+    for name, masking in MASKING.items():
+        sizes = GPTConfig(len(language.words), LENGTH, layers=2, heads=4, width=48)
+        model = GPT(sizes, np.random.default_rng(0), masking=masking)
+        history = train(
+            model, draw, steps=steps, batch_size=64, rng=np.random.default_rng(1),
+            learning_rate=5e-3, description=f"training the {name} model",
+        )  # fmt: skip
+        measured = evaluate(model, draw, n=held_out, rng=np.random.default_rng(2))
+        written = generate(model, first_words, LENGTH, rng=np.random.default_rng(4)).numpy()
+        at, losses = history.smoothed(min(10, steps))
+        data["models"][name] = {
+            "curve": [at.astype(int).tolist(), np.round(losses, 4).tolist()],
+            "loss": round(measured.mean, 6),
+            "standard_error": round(measured.standard_error, 6),
+            "grammatical": round(float(language.legal(written).mean()), 6),
+            "writes": [
+                _plain(record_writing(model, text[: NEW_WORDS + 1], 1)) for text in written[:STORED]
+            ],
+            "reads": _plain(record_reading(model, language.encode(READS))),
+        }
+    return data
+
+
+def load() -> dict[str, Any]:
+    """What `record` stored, with `Run`s for the texts.
+
+    Returns:
+        `floor` (nats a word) and `models`: for "honest" and "cheater" the training `curve`
+        (steps, losses), held-out `loss` and its `standard_error`, the `grammatical` share of the
+        texts that it wrote, `writes` (a list of `Run`s) and `reads` (a `Run`).
+    """
+    data = json.loads(FILE.read_text("utf-8"))
+    for model in data["models"].values():
+        model["writes"] = [_unplain(run) for run in model["writes"]]
+        model["reads"] = _unplain(model["reads"])
+    return data
+
+
+def language_of_recording() -> Language:
+    """The language that the recorded models were trained on."""
+    return toy()
+
+
+def differences(one: Any, other: Any, tolerance: float, path: str = "") -> list[str]:
+    """Where two recordings differ: by structure, by text, or by more than a tolerance.
+
+    Args:
+        one: as `record` returns it.
+        other: likewise.
+        tolerance: greatest difference of numbers that does not count.
+        path: where in the recordings these two parts stand.
+
+    Returns:
+        One line for each difference.
+    """
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [d for k in one for d in differences(one[k], other[k], tolerance, f"{path}/{k}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, tolerance, f"{path}/{i}")]
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        same = abs(one - other) <= tolerance
+    else:
+        same = one == other
+    return [] if same else [f"{path}: {one} and {other}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the recording, or with `--check` make it again and compare."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="compare and write nothing")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    fresh = record()
+    if options.check:
+        found = differences(json.loads(FILE.read_text("utf-8")), fresh, tolerance=2e-3)
+        if found:
+            raise SystemExit("the recording differs:\n" + "\n".join(found[:20]))
+        print("the recording is what the models do")
+        return
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps(fresh, separators=(",", ":")) + "\n", "utf-8")
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+def _read(model: GPT, text: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits [T, V], and keys and values of the last layer side by side [T, 2 G D]."""
+    found: list[torch.Tensor] = []
+    attention = model.blocks[-1].attention
+    hook = attention.qkv.register_forward_hook(lambda _m, _i, output: found.append(output))
+    try:
+        with evaluating(model):
+            logits = model(torch.from_numpy(text)[None])
+    finally:
+        hook.remove()
+    held = found[0][0, :, attention.heads * attention.head_dim :]  # behind the queries
+    return logits[0].double().numpy(), held.double().numpy()
+
+
+def _run(
+    model: GPT,
+    text: NDArray[np.int64],
+    first: int,
+    logits: NDArray[np.float64],
+    moved: NDArray[np.float64],
+) -> Run:
+    positions, config = len(text) - 1, model.config
+    with evaluating(model):  # the mask in force may depend on the mode
+        mask = model.visible(positions)
+    visible = np.ones((positions, positions), bool) if mask is None else mask.numpy()
+    size = model.word.weight.element_size()
+    each = kv_cache_bytes(config.layers, config.key_heads, config.head_dim, 1, 1, size)
+    return Run(text, first, logits, visible, moved, each)
+
+
+def _plain(run: Run) -> dict[str, Any]:
+    """A run as JSON: numbers rounded to what decides, booleans as rows of 0 and 1."""
+    plain = asdict(run)
+    plain["tokens"] = run.tokens.tolist()
+    plain["logits"] = (np.round(run.logits, 4) + 0.0).tolist()
+    plain["moved"] = (np.round(run.moved, 4) + 0.0).tolist()
+    plain["visible"] = ["".join("01"[int(cell)] for cell in row) for row in run.visible]
+    return plain
+
+
+def _unplain(plain: dict[str, Any]) -> Run:
+    return Run(
+        tokens=np.array(plain["tokens"], dtype=np.int64),
+        first=plain["first"],
+        logits=np.array(plain["logits"]),
+        visible=np.array([[cell == "1" for cell in row] for row in plain["visible"]]),
+        moved=np.array(plain["moved"]),
+        bytes_each=plain["bytes_each"],
+    )
+
+
+if __name__ == "__main__":
+    main()
