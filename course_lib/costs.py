@@ -139,3 +139,100 @@ def decode_bound(
     if read == 0:
         raise ValueError("weight_bytes: expected something to read; got 0 bytes in all")
     return batch * bandwidth / read
+
+
+def attention_bytes(
+    n: int, d: int, heads: int = 1, batch: int = 1, bytes_per_value: int = 2, tiled: bool = True
+) -> int:
+    """Bytes that one attention layer must at least move between memory and processor.
+
+    Both ways read Q, K and V and write the output once: 4 n d numbers a head. The way that holds
+    the matrix also writes the scores, reads them for the softmax, writes the weights and reads
+    them for the second product: 4 n^2 numbers more. That is the least: a separate mask, a softmax
+    in several passes, and a tiled kernel that reads keys again for every block of queries from
+    beyond its cache move more.
+
+    Source: T. Dao et al., "FlashAttention", 2022, arXiv:2205.14135, sections 2.2 and 3.2.
+
+    Args:
+        n: queries, and as many keys.
+        d: numbers a head, in keys and values alike.
+        heads: number of heads.
+        batch: number of sequences.
+        bytes_per_value: 2 for bfloat16 and float16, 4 for float32.
+        tiled: without the matrix; otherwise with it.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if one is out of range.
+    """
+    n, d = check_count("n", n, 0), check_count("d", d, 1)
+    size = check_count("heads", heads, 1) * check_count("batch", batch, 1)
+    numbers = 4 * n * d + (0 if tiled else 4 * n * n)
+    return numbers * size * check_count("bytes_per_value", bytes_per_value, 1)
+
+
+def matrix_bytes(n: int, heads: int = 1, batch: int = 1, bytes_per_value: int = 4) -> int:
+    """Bytes of one n x n matrix of scores (or of weights) for all heads of one layer.
+
+    Args:
+        n: queries, and as many keys.
+        heads: number of heads.
+        batch: number of sequences.
+        bytes_per_value: 2 for bfloat16 and float16, 4 for float32.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if one is out of range.
+    """
+    n, size = check_count("n", n, 0), check_count("heads", heads, 1)
+    size *= check_count("batch", batch, 1) * check_count("bytes_per_value", bytes_per_value, 1)
+    return n * n * size
+
+
+def causal_tile_share(blocks: int) -> float:
+    """Share of square tiles that a causal kernel visits: (n + 1) / 2n for n block rows.
+
+    Args:
+        blocks: number of block rows n, at least 1, of a square mask that they fill exactly.
+
+    Returns:
+        The share; 1 for a single tile, towards one half for many.
+
+    Raises:
+        TypeError: if `blocks` is not an integer.
+        ValueError: if it is below 1.
+    """
+    blocks = check_count("blocks", blocks, 1)
+    return (blocks + 1) / (2 * blocks)
+
+
+def roofline(intensity: float, peak_flops: float, bandwidth: float) -> float:
+    """The most operations a second that a machine allows at an arithmetic intensity.
+
+    min(peak, intensity * bandwidth): below the ridge, peak / bandwidth, memory sets the limit.
+    Source: S. Williams et al., "Roofline", Communications of the ACM 52 (4), 2009.
+
+    Args:
+        intensity: operations for each byte moved, at least 0.
+        peak_flops: operations a second that the processor can do, above 0.
+        bandwidth: bytes a second that memory delivers, above 0.
+
+    Returns:
+        Operations a second.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    if not intensity >= 0:
+        raise ValueError(f"intensity: expected at least 0; got {intensity}")
+    for name, value in (("peak_flops", peak_flops), ("bandwidth", bandwidth)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number above 0; got {value}")
+    return min(peak_flops, intensity * bandwidth)
