@@ -8,6 +8,7 @@
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from unittest import mock
 
@@ -52,6 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, IPyNbCell) and "gpu" in item.cell.metadata.get("tags", []):
             item.add_marker(pytest.mark.skip(reason=NO_CUDA))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the scores that the exercise tests measured."""
+    scores = getattr(sys.modules.get("exercise_bank"), "SUMMARY", [])
+    if scores:
+        terminalreporter.section("exercises")
+        for line in scores:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

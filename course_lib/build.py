@@ -1,16 +1,20 @@
 """From the text that authors edit to the notebooks that students open (`course build`).
 
-Percent-format sources in `notebooks/source/*.py` become executed notebooks in `notebooks/`.
+Percent-format sources in `notebooks/source/*.py` become executed notebooks in `notebooks/`, and
+masters in `solutions/*.py` become exercises and solutions (see `build_exercises`).
 The result is reproducible to the byte in the pinned environment (`constraints.txt`): cell ids
 follow from the headings, metadata is fixed, and what depends on the machine is not saved.
 """
 
 import json
+import multiprocessing
 import os
 import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from course_lib import build_exercises
 from course_lib.attention import trace
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.lesson import QUIET
@@ -37,6 +42,10 @@ NOTEBOOK_METADATA = {
 }
 _BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _TABLE = re.compile(r"(<!-- chapters: written by `course build` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+_EXERCISES = re.compile(
+    r"(<!-- exercises: written by `course build` -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 class CellFailedError(RuntimeError):
@@ -58,18 +67,35 @@ def assemble(source: str, chapter: Chapter, project: Project) -> NotebookNode:
         ValueError: if the first cell is not a markdown title.
     """
     notebook = jupytext.reads(source, fmt="py:percent")
-    if not notebook.cells or not notebook.cells[0].source.startswith("# "):
-        raise ValueError(f"{chapter.name}: expected a markdown cell with the title ('# ...') first")
-    notebook.cells[1:1] = [_badge_cell(chapter, project), _setup_cell(project)]
-    for cell, name in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
-        cell.id = name
+    badge = f"{_badge(project, f'notebooks/{chapter.name}.ipynb')} {chapter.minutes} minutes, "
+    dress(notebook, chapter.name, badge + "reading and trying things out.", project)
+    for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
+    return notebook
+
+
+def dress(notebook: NotebookNode, name: str, badge: str, project: Project) -> None:
+    """Add the badge and setup cells, give ids, clear outputs and the notebook's metadata.
+
+    Args:
+        notebook: as read from a source; changed in place. Metadata of cells stay.
+        name: of the source, for messages.
+        badge: text of the second cell.
+        project: for the addresses.
+
+    Raises:
+        ValueError: if the first cell is not a markdown title.
+    """
+    if not notebook.cells or not notebook.cells[0].source.startswith("# "):
+        raise ValueError(f"{name}: expected a markdown cell with the title ('# ...') first")
+    notebook.cells[1:1] = [nbformat.v4.new_markdown_cell(badge), _setup_cell(project)]
+    for cell, identity in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
+        cell.id = identity
         if cell.cell_type == "code":
             cell.execution_count, cell.outputs = None, []
     notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    return notebook
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
@@ -118,7 +144,8 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
 
     Args:
         project: the working copy.
-        names: chapters to build, all if empty.
+        names: what to build, such as "05_kv_cache" (the chapter) and "exercises/05_kv_cache"
+            (its exercises, their solutions and the data of their checks); all if empty.
         check: compare with the files instead of writing them. Outputs are compared only in the
             pinned environment (elsewhere with CI=true that is a problem); sources always.
 
@@ -126,23 +153,61 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
         What differs, one line each; empty if nothing does (or if not `check`).
 
     Raises:
-        ValueError: for an unknown chapter name.
+        ValueError: for an unknown name.
     """
     known = {c.name: c for c in project.chapters}
-    unknown = sorted(set(names) - set(known))
+    masters = {f"exercises/{file.stem}": file for file in build_exercises.masters(project.root)}
+    wanted = [name.removesuffix(".ipynb").removeprefix("notebooks/") for name in names]
+    wanted = wanted or [*known, *masters]
+    unknown = sorted(set(wanted) - known.keys() - masters.keys())
     if unknown:
-        raise ValueError(f"names: expected some of {', '.join(known)}; got {', '.join(unknown)}")
+        choice = ", ".join([*known, *masters])
+        raise ValueError(f"names: expected some of {choice}; got {', '.join(unknown)}")
     departures = [] if not check else pin_departures(project.root / "constraints.txt")
     problems = []
     if departures:
         print(f"not the pinned environment ({departures[0]}): comparing sources, not outputs")
         if os.environ.get("CI") == "true":
             problems.append(f"CI must run in the pinned environment: {'; '.join(departures)}")
-    for name in names or known:
-        print(f"{'checking' if check else 'building'} {name}", flush=True)
-        problems += _build_one(project, known[name], check=check, sources_only=bool(departures))
+    how = {"check": check, "sources_only": bool(departures)}
+    for name, found in zip(wanted, _side_by_side(project, wanted, how), strict=True):
+        print(f"{'checked' if check else 'built'} {name}", flush=True)
+        problems += found
     problems += _build_readme(project, check=check)
     return problems + ([] if departures else _build_picture(project, check=check))
+
+
+def _side_by_side(
+    project: Project, names: Sequence[str], how: dict[str, bool]
+) -> Iterator[list[str]]:
+    """The problems of each name, in order; two are built at a time if there are several."""
+    one = partial(_build_by_name, project, how)
+    if len(names) == 1:
+        yield one(names[0])
+        return
+    # Processes, because the time limits of checks work in a main thread only; not forked, because
+    # torch has threads.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(one, names)
+
+
+def _build_by_name(project: Project, how: dict[str, bool], name: str) -> list[str]:
+    if name.startswith("exercises/"):
+        master = project.root / "solutions" / f"{name.removeprefix('exercises/')}.py"
+        return _build_exercises(project, master, **how)
+    chapter = next(c for c in project.chapters if c.name == name)
+    return _build_one(project, chapter, **how)
+
+
+def drifted(project: Project) -> list[str]:
+    """Which saved notebooks are not those of their sources, without running any cell."""
+    how = {"check": True, "sources_only": True}
+    problems = []
+    for chapter in project.chapters:
+        problems += _build_one(project, chapter, **how)
+    for master in build_exercises.masters(project.root):
+        problems += _build_exercises(project, master, **how)
+    return problems
 
 
 def pin_departures(constraints: Path) -> list[str]:
@@ -188,23 +253,53 @@ def _build_one(project: Project, chapter: Chapter, *, check: bool, sources_only:
     folder = project.root / "notebooks"
     source = (folder / "source" / f"{chapter.name}.py").read_text("utf-8")
     notebook = assemble(source, chapter, project)
-    target = folder / f"{chapter.name}.ipynb"
+    how = {"check": check, "sources_only": sources_only}
+    return _write_or_compare(notebook, folder / f"{chapter.name}.ipynb", folder.name, **how)
+
+
+def _build_exercises(
+    project: Project, master: Path, *, check: bool, sources_only: bool
+) -> list[str]:
+    """The data of the checks first: the notebooks' cells use them."""
     if not (check and sources_only):
-        notebook = execute(notebook, folder)
+        problems = build_exercises.data(project.root, int(master.stem[:2]), check=check)
+    else:
+        problems = []
+    how = {"check": check, "sources_only": sources_only}
+    for folder in ("exercises", "solutions"):
+        solved = folder == "solutions"
+        address = f"exercises/{master.stem}.ipynb"
+        badge = build_exercises.badge(master, "" if solved else _badge(project, address))
+        notebook = build_exercises.read(master)
+        dress(notebook, master.stem, badge, project)
+        build_exercises.finish(notebook, solved=solved)
+        target = project.root / folder / f"{master.stem}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        problems += _write_or_compare(notebook, target, folder, **how)
+    return problems
+
+
+def _write_or_compare(
+    notebook: NotebookNode, target: Path, folder: str, *, check: bool, sources_only: bool
+) -> list[str]:
+    """Execute a notebook and save it, or say how the saved one differs."""
+    name = target.name if folder == "notebooks" else f"{folder}/{target.name}"
+    if not (check and sources_only):
+        notebook = execute(notebook, target.parent)
     if not check:
         _write(target, to_text(notebook))
         return []
     if not target.is_file():
-        return [f"{target.name}: not built yet; run course build"]
+        return [f"{name}: not built yet; run course build"]
     saved = target.read_text("utf-8")
     found = [
-        f"{target.name}: {line}"
+        f"{name}: {line}"
         for line in differences(
             nbformat.reads(saved, as_version=4), notebook, sources_only=sources_only
         )
     ]
     if not found and not sources_only and saved != to_text(notebook):
-        found = [f"{target.name}: the file's layout differs (edited by hand?)"]
+        found = [f"{name}: the file's layout differs (edited by hand?)"]
     return found
 
 
@@ -216,15 +311,20 @@ def _build_readme(project: Project, *, check: bool) -> list[str]:
         "|---|---|---|---|---|",
         *(
             f"| {_number(c)} | [{c.title}](notebooks/{c.name}.ipynb) | {c.question} "
-            f"| {c.minutes} | {_badge(project, c)} |"
+            f"| {c.minutes} | {_badge(project, f'notebooks/{c.name}.ipynb')} |"
             for c in project.chapters
         ),
     ]
     new, found = _TABLE.subn(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text)
     if found != 1:
         return [f"README.md: expected one chapter table between its two marks; found {found}"]
+    exercises = build_exercises.table(project.root, lambda path: _badge(project, path))
+    if exercises:
+        new, found = _EXERCISES.subn(lambda m: m[1] + "\n".join(exercises) + "\n" + m[2], new)
+        if found != 1:
+            return [f"README.md: expected one table of exercises between its marks; found {found}"]
     if check:
-        return [] if new == text else ["README.md: the chapter table differs; run course build"]
+        return [] if new == text else ["README.md: a table differs; run course build"]
     if new != text:
         _write(file, new)
     return []
@@ -242,12 +342,6 @@ def _build_picture(project: Project, *, check: bool) -> list[str]:
     return []
 
 
-def _badge_cell(chapter: Chapter, project: Project) -> NotebookNode:
-    return nbformat.v4.new_markdown_cell(
-        f"{_badge(project, chapter)} {chapter.minutes} minutes, reading and trying things out."
-    )
-
-
 def _setup_cell(project: Project) -> NotebookNode:
     code = (
         "# Run this cell first. On Colab it adds course_lib and nothing else; "
@@ -263,8 +357,8 @@ def _setup_cell(project: Project) -> NotebookNode:
     return nbformat.v4.new_code_cell(code, metadata={"tags": [MACHINE_TAG, "setup"]})
 
 
-def _badge(project: Project, chapter: Chapter) -> str:
-    return f"[![Open in Colab]({_BADGE})]({project.colab_url(f'notebooks/{chapter.name}.ipynb')})"
+def _badge(project: Project, path: str) -> str:
+    return f"[![Open in Colab]({_BADGE})]({project.colab_url(path)})"
 
 
 def _number(chapter: Chapter) -> str:

@@ -1,0 +1,359 @@
+"""Runs a script on an answer: the same function here, in a student's kernel, and in a sandbox.
+
+The answer gets copies of its inputs, and what it returns is copied before the next step. Nothing
+in this module knows an expected value.
+"""
+
+import builtins
+import math
+import signal
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from course_lib.checks.blame import blame
+from course_lib.checks.script import (
+    Call,
+    Case,
+    Drawn,
+    DType,
+    NotPlainError,
+    Outcome,
+    Problem,
+    Serve,
+    Served,
+    Tensor,
+    to_plain,
+)
+from course_lib.checks.served import REGISTER
+
+_MEGABYTE = 10**6
+#: A script that waits rather than works is stopped after so many times its limit.
+_PATIENCE = 5
+
+
+class _TimeUp(BaseException):  # not an Exception: an answer's own `except Exception` lets it pass
+    pass
+
+
+class _Stop(Exception):  # noqa: N818 (the end of a script, not an error)
+    """A script cannot go on."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        self.kind, self.text = kind, text
+
+
+def run_script(answer: object, case: Case, serve: Serve | None = None) -> Outcome:
+    """Do with an answer what a case says.
+
+    Args:
+        answer: a student's function, class or value.
+        case: the script.
+        serve: makes the function that a `Served` names; if not given, it is made from the
+            register and runs in this process. Its calls are counted either way.
+
+    Returns:
+        What came back, as plain values. What went wrong is in `problem`; nothing is raised.
+    """
+    run = _Run(answer, serve or _serve_here)
+    problem = None
+    try:
+        with _time_limit(case.seconds), _memory(case.memory_mb) as run.meter:
+            run.all(case)
+    except _Stop as stop:
+        problem = Problem(stop.kind, stop.text, run.step)
+    except _TimeUp:
+        problem = Problem("time", f"still running after {case.seconds:g} seconds", run.step)
+    except KeyboardInterrupt:
+        problem = Problem("interrupted", "interrupted while it ran", run.step)
+    except MemoryError:
+        problem = Problem("memory", "the computer ran out of memory", run.step)
+    except BaseException as error:  # SystemExit and the like are an answer's too
+        if _not_done(error):
+            problem = Problem("not done", str(_not_done(error)) or "not done yet", run.step)
+        else:
+            problem = Problem("raised", blame(error), run.step)
+    peak, limit = (run.meter.peak if run.meter else None), case.memory_mb
+    if problem is None and limit is not None and peak > limit * _MEGABYTE:
+        used = f"it holds {peak / _MEGABYTE:.1f} MB on top of its arguments"
+        text = f"{used}; at most {limit:g} MB are allowed"
+        problem = Problem("memory", text, run.step)
+    return Outcome(tuple(run.values), tuple(run.changed), problem, run.served, peak)
+
+
+def _not_done(error: BaseException | None) -> NotImplementedError | None:
+    """The NotImplementedError in a chain of causes (Triton's interpreter wraps it)."""
+    while error is not None and not isinstance(error, NotImplementedError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+class _Run:
+    """The state of one script."""
+
+    def __init__(self, answer: object, serve: Serve) -> None:
+        self.answer, self.serve = answer, serve
+        self.values: list[Any] = []
+        self.changed: list[str] = []
+        self.served: dict[str, list[Any]] = {}
+        self.saved: dict[str, Any] = {}
+        self.step = 0
+        self.meter: _Meter | None = None
+
+    def all(self, case: Case) -> None:
+        if not case.calls:
+            if self.answer is None:
+                raise _Stop("not done", "not done yet")
+            self.values.append(_plain_or_stop(self.answer))
+        for self.step, call in enumerate(case.calls):
+            self.values.append(self.one(call))
+
+    def one(self, call: Call) -> Any:
+        function = self.target(call)
+        given = [call.args, dict(call.kwargs)]
+        args, kwargs = self.made(given)
+        with _modules_kept(), self.meter or nullcontext():
+            result = self.called(function, args, kwargs, catch=call.catch)
+        if self.meter:
+            self.meter.end_call(keep=call.save is not None)
+        plain = result if call.save is not None else _plain_or_stop(result)
+        self.changed += [
+            f"argument {name} of call {self.step}"
+            for name, is_now, was in [
+                *((str(i), a, g) for i, (a, g) in enumerate(zip(args, call.args, strict=True))),
+                *((repr(n), kwargs[n], g) for n, g in call.kwargs.items()),
+            ]
+            if not _same(is_now, self.made(was, serve=False))
+        ]
+        if call.scribble:
+            _scribble([args, kwargs])
+        if call.save is None:
+            return plain
+        self.saved[call.save] = plain
+        return None
+
+    @staticmethod
+    def called(function: Callable[..., Any], args: Any, kwargs: Any, *, catch: bool) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            if not catch or _not_done(error):
+                raise
+            names = (c.__name__ for c in type(error).__mro__ if c.__module__ == "builtins")
+            return ("raised", next(names))
+
+    def target(self, call: Call) -> Callable[..., Any]:
+        if call.method is None:
+            if self.answer is None:
+                raise _Stop("not done", "not done yet")
+            if not callable(self.answer):
+                raise _Stop("missing", _not_callable(self.answer))
+            return self.answer
+        method = getattr(self.saved[call.on], call.method, None)
+        if not callable(method):
+            kind = type(self.saved[call.on]).__name__
+            raise _Stop("missing", f"a {kind} has no method {call.method}()")
+        return method
+
+    def made(self, value: Any, *, serve: bool = True) -> Any:
+        """The argument that a plain description stands for; arrays are copies."""
+        match value:
+            case np.ndarray():
+                return value.copy()
+            case Tensor():
+                return torch.tensor(value.value)
+            case DType():
+                return _dtype(value)
+            case Drawn():
+                return value.array()
+            case Served():
+                return self.counted(value) if serve else value
+            case list() | tuple():
+                return type(value)(self.made(item, serve=serve) for item in value)
+            case dict():
+                return {key: self.made(item, serve=serve) for key, item in value.items()}
+        return value
+
+    def counted(self, what: Served) -> Callable[..., Any]:
+        """The served function; it takes and gives arrays, or tensors if it is given one."""
+        function, records = self.serve(what), self.served.setdefault(what.kind, [])
+
+        def served(*args: Any, **kwargs: Any) -> Any:
+            plain = to_plain(args) + ((to_plain(kwargs),) if kwargs else ())
+            records.append(plain)
+            result = function(*to_plain(args), **to_plain(kwargs))
+            wants_torch = any(isinstance(a, torch.Tensor) for a in tree_leaves([args, kwargs]))
+            return torch.as_tensor(result) if wants_torch else result
+
+        served.__name__ = served.__qualname__ = what.kind
+        return served
+
+
+def _serve_here(what: Served) -> Callable[..., Any]:
+    return REGISTER[what.kind](**what.params)
+
+
+def _plain_or_stop(value: Any) -> Any:
+    try:
+        return to_plain(value)
+    except NotPlainError as error:
+        text = f"it returns {error}; expected arrays, numbers, or lists of them"
+        raise _Stop("not plain", text) from None
+
+
+def _not_callable(answer: object) -> str:
+    if isinstance(answer, str):
+        return "got a text; pass the function itself, without quotation marks"
+    if isinstance(answer, (np.ndarray, torch.Tensor, list, tuple, int, float, np.generic)):
+        return (
+            f"got a result ({type(answer).__name__}); pass the function itself, "
+            "without calling it: its name and no parentheses"
+        )
+    return (
+        f"got an object of type {type(answer).__name__}; pass the function or the class itself, "
+        "without parentheses"
+    )
+
+
+def _dtype(what: DType) -> Any:
+    if what.library == "torch":
+        return getattr(torch, what.name)
+    return np.dtype(what.name)
+
+
+def _same(is_now: Any, was: Any) -> bool:
+    """Whether an argument is as it was, to the bit (NaN equals itself)."""
+    if isinstance(was, torch.Tensor):
+        if not isinstance(is_now, torch.Tensor) or is_now.dtype != was.dtype:
+            return False
+        return _same(is_now.detach().numpy(), was.numpy())
+    if isinstance(was, np.ndarray):
+        same_kind = is_now.dtype == was.dtype and is_now.shape == was.shape
+        return same_kind and is_now.tobytes() == was.tobytes()
+    if isinstance(was, (list, tuple)):
+        return len(is_now) == len(was) and all(map(_same, is_now, was))
+    if isinstance(was, dict):
+        return is_now.keys() == was.keys() and all(_same(is_now[k], was[k]) for k in was)
+    if isinstance(was, float) and math.isnan(was):
+        return isinstance(is_now, float) and math.isnan(is_now)
+    return callable(is_now) if isinstance(was, Served) else bool(is_now == was)
+
+
+def _scribble(value: Any) -> None:
+    """Overwrite arrays and tensors in place, as a caller does who reuses its buffers."""
+    if isinstance(value, torch.Tensor):
+        with torch.no_grad():
+            value.fill_(True if value.dtype == torch.bool else 77)
+    elif isinstance(value, np.ndarray):
+        value[...] = 77
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _scribble(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _scribble(item)
+
+
+@contextmanager
+def _modules_kept() -> Iterator[None]:
+    """Undo what an answer does to the built-in names, NumPy and torch: our own code needs them."""
+    spaces = [vars(module) for module in (builtins, np, torch)]
+    before = [dict(space) for space in spaces]
+    try:
+        yield
+    finally:
+        # No built-in name may be used here: the answer may have deleted it.
+        spaces[0].update(before[0])
+        spaces[1].update(before[1])
+        spaces[2].update(before[2])
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Stop after so many seconds, where the system can (POSIX, main thread, no other timer)."""
+    possible = hasattr(signal, "setitimer") and (
+        threading.current_thread() is threading.main_thread()
+        and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    )
+    if not possible:
+        yield
+        return
+    start, worked = time.monotonic(), time.process_time()
+
+    def up(number: int, frame: object) -> None:
+        # A busy computer must not make a right answer late: count work, or much more time.
+        waited = time.monotonic() - start
+        if waited >= seconds and (
+            time.process_time() - worked >= seconds or waited >= _PATIENCE * seconds
+        ):
+            raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, up)
+    # Rings again, because an answer's `except:` can swallow the first.
+    signal.setitimer(signal.ITIMER_REAL, seconds + 0.01, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _Meter(TorchFunctionMode):
+    """What calls allocate: Python and NumPy by tracemalloc, torch by its largest tensor.
+
+    Memory that a call leaves behind in a saved object counts in later calls too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self.held = self.before = 0
+
+    def __enter__(self) -> "_Meter":
+        tracemalloc.reset_peak()
+        self.before = tracemalloc.get_traced_memory()[0]
+        return super().__enter__()
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for item in tree_leaves(result):
+            if isinstance(item, torch.Tensor):
+                self.peak = max(self.peak, item.untyped_storage().nbytes())
+        return result
+
+    def end_call(self, *, keep: bool) -> None:
+        """Note the call that just ended; `keep`: what it left behind stays in use."""
+        now, peak = tracemalloc.get_traced_memory()
+        self.peak = max(self.peak, self.held + peak - self.before)
+        if keep:
+            self.held += now - self.before
+
+
+@contextmanager
+def _memory(limit_mb: float | None) -> Iterator[_Meter | None]:
+    """A meter if there is a limit to keep."""
+    if limit_mb is None:
+        yield None
+        return
+    mine = not tracemalloc.is_tracing()
+    if mine:
+        tracemalloc.start()
+    try:
+        yield _Meter()
+    finally:
+        if mine:
+            tracemalloc.stop()

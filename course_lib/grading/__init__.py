@@ -1,0 +1,1 @@
+"""What only teachers run: hidden checks, release, sandbox, reports (see `docs/teaching`)."""
