@@ -1,7 +1,10 @@
 # make lab   opens the course       (LAB_ARGS="--no-browser --port 8889" passes options on)
 # make test  checks style, library, notebooks and every printed number
 # make test-browser  runs every notebook in JupyterLab in a real browser
-# Both set up .venv on the first run; they need Python 3.11 or newer and make, nothing else.
+# make test-release  installs the tree that students get, from nothing, and runs it
+# make test-mutants  changes every solution in every small way: do the hidden checks notice?
+# make test-recordings  trains chapter 1's models anew: are they what the explorer shows?
+# All set up .venv on the first run; they need Python 3.11 or newer and make, nothing else.
 
 SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -10,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
-.PHONY: lab test test-browser build clean
+.PHONY: lab test test-browser test-release test-mutants test-recordings build clean
 
 lab: .venv/lab-ready
 	$(BIN)/jupyter lab $(LAB_ARGS) $(FIRST)
@@ -29,6 +32,18 @@ test: .venv/dev-ready
 test-browser: .venv/dev-ready
 	@echo "== every notebook in JupyterLab, in a real browser (needs chromium)"
 	$(BIN)/python -m pytest -m browser tests/browser
+
+test-release: .venv/dev-ready
+	@echo "== the students' tree, set up from nothing (a few minutes and a network)"
+	$(BIN)/python -m pytest -m release tests/test_release.py
+
+test-mutants: .venv/dev-ready
+	@echo "== every small change to every solution against the hidden checks"
+	$(BIN)/python -m course_lib.grading.mutate --seed 1
+
+test-recordings: .venv/dev-ready
+	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"
+	$(BIN)/python -c "from course_lib.explorers.recordings import main; main(['--check'])"
 
 build: .venv/dev-ready
 	$(BIN)/course build

@@ -13,6 +13,7 @@ exist, because only a few values were tried and what is as small as rounding is 
 trials and other inputs make that less likely, never impossible.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -503,3 +504,13 @@ def _report(leaks: Bools, names: list[str], label: str) -> None:
         i,
         (j,),
     )
+
+
+# --- the whole battery -------------------------------------------------------------------------
+
+
+def __getattr__(name: str) -> Any:
+    """`leaks.audit` and its companions live in `course_lib.audit`, which needs this module."""
+    if name in ("audit", "audit_attention", "rewarded_offset"):
+        return getattr(importlib.import_module("course_lib.audit"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

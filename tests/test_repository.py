@@ -22,10 +22,12 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 REQUIREMENT = re.compile(r"([\w.-]+)(.*)")
 #: Names that conda-forge gives to packages of the registry.
 CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
+#: What only pip has, or has for the right platforms only.
+BY_PIP = {"axe-playwright-python", "triton"}
 
 
 def required():
-    """Every requirement of pyproject, as name -> version specifier."""
+    """Every requirement of pyproject, as name -> version specifier (and marker, if any)."""
     project = PYPROJECT["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
     found = {}
@@ -51,16 +53,17 @@ def test_the_conda_environment_agrees_with_pyproject():
     assert specs.pop("python") == PYPROJECT["project"]["requires-python"]
     specs.pop("pip")
     wanted = {CONDA_NAMES.get(name, name): version for name, version in required().items()}
+    by_pip = [f"{name} {wanted.pop(name)}" for name in sorted(BY_PIP)]
     assert specs == wanted
-    assert installed_by_pip == ["-e ."]
+    assert installed_by_pip == [*by_pip, "-e ."]
 
 
 def test_every_requirement_is_pinned_and_every_pin_satisfies_it():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pairs = (line.split("==") for line in lines if "==" in line)
     pins = {canonicalize_name(name): version for name, version in pairs}
-    for name, specifier in required().items():
-        name = canonicalize_name(name)
+    for name, requirement in required().items():
+        name, specifier = canonicalize_name(name), requirement.partition(";")[0]
         assert name in pins, f"{name} is not pinned"
         assert SpecifierSet(specifier).contains(pins[name]), f"{name}: {pins[name]}"
 
@@ -76,18 +79,20 @@ def test_the_version_stands_once_in_code_and_once_in_pyproject():
 FLOORS = [
     {"palette", "example", "masks", "project"},
     {"attention", "cache", "costs", "language"},
-    {"lesson", "gpt", "gpt2", "training", "generation", "leaks", "flash"},
+    {"lesson", "gpt", "gpt2", "training", "generation", "leaks", "audit", "flash"},
     {
         "plot",
         "plot_training",
         "views",
         "views_batching",
         "views_cache",
+        "views_flash",
         "views_masks",
+        "views_ring",
         "codewalk",
         "explorers",
     },
-    {"checks", "grading", "colab", "build", "cli"},
+    {"checks", "grading", "colab", "build", "build_exercises", "cli"},
 ]
 
 
@@ -120,7 +125,7 @@ def test_every_module_says_what_it_is_for(path):
 def test_the_library_needs_nothing_beyond_its_requirements():
     allowed = {*PYPROJECT["project"]["dependencies"]}
     names = {REQUIREMENT.fullmatch(line)[1] for line in allowed} | {"course_lib", "triton"}
-    authors_only = {"build"}
+    authors_only = {"build", "build_exercises", "grading"}
     for path in modules():
         if floor_of(path)[1] in authors_only:
             continue
@@ -143,7 +148,8 @@ def pages():
     """Every text that people read: (name, folder that its links start from, text)."""
     for file in sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")):
         yield file.relative_to(ROOT).as_posix(), file.parent, file.read_text("utf-8")
-    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    folders = ("notebooks", "exercises", "solutions")
+    for file in (f for folder in folders for f in sorted((ROOT / folder).glob("*.ipynb"))):
         text = "\n\n".join(
             c.source for c in nbformat.read(file, 4).cells if c.cell_type == "markdown"
         )

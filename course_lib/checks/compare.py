@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from course_lib.checks.encode import LARGE, Thin, gist, thin
+from course_lib.checks.encode import LARGE, Thin, gist, places, thin
 from course_lib.checks.script import Outcome, Problem
 
 Compare = Literal["equal", "close", "mask"]
@@ -220,8 +220,13 @@ def _array_differs(got: Any, want: Any, rule: Rule, where: str) -> Finding | Non
     if not wrong.any():
         return None
     if isinstance(want, Thin):
-        share = wrong.mean()
-        return Finding(f"{where}about {share:.0%} of your entries are not right")
+        sampled = int(np.argmax(wrong))
+        at = np.unravel_index(places(array.size)[sampled], array.shape)
+        return Finding(
+            f"{where}{_place(tuple(map(int, at)), array.shape, rule.labels)}you return "
+            f"{shown(array[at])}; expected {shown(target[sampled])} "
+            f"(about {wrong.mean():.0%} of the entries differ)"
+        )
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
     many = f" ({int(wrong.sum())} of {wrong.size} entries differ)" if wrong.size > 1 else ""
     text = (
@@ -349,7 +354,9 @@ def _place(place: tuple[int, ...], shape: tuple[int, ...], labels: Sequence[str]
         return ""
 
     def name(i: int, axis: int) -> str:
-        fits = labels and shape[axis] <= len(labels) and labels[i] != str(i)
+        # Four numbers a token are not four tokens: fewer entries than labels only in a square.
+        square = len(shape) > 1 and shape[-1] == shape[-2] <= len(labels)
+        fits = (square or shape[axis] == len(labels)) and labels[i] != str(i)
         return f"{i} ({labels[i]})" if fits else str(i)
 
     if len(place) == 1:

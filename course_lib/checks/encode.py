@@ -1,8 +1,8 @@
 """Scripts and plain values as JSON (what `course build` writes into `checks/data`).
 
 Arrays above `LARGE` entries are kept as a sample, so that a check at a real size ships as a few
-numbers. Floats of outputs are rounded to eight digits (six in float32), so that the files do not depend on the
-processor.
+numbers. Floats of outputs are rounded to eight digits (six in float32), so that the files do not
+depend on the processor.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,12 @@ class Thin:
 
 def thin(array: np.ndarray) -> Thin:
     """The sample of a large array that the data files keep."""
-    places = np.linspace(0, array.size - 1, SAMPLE).astype(int)
-    return Thin(array.shape, array.reshape(-1)[places])
+    return Thin(array.shape, array.reshape(-1)[places(array.size)])
+
+
+def places(size: int) -> np.ndarray:
+    """Where a large array of so many entries is sampled."""
+    return np.linspace(0, size - 1, SAMPLE).astype(int)
 
 
 def encode(value: Any, *, digits: int | None = None) -> Any:

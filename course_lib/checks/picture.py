@@ -28,8 +28,9 @@ class Picture:
     ) -> None:
         self.values, self.wrong = values, wrong
         self.what = "What you return" + (f" ({note})" if note else "")
-        self.rows = _names(values.shape[0], labels)
-        self.columns = _names(values.shape[1], labels)
+        square = values.shape[0] == values.shape[1]
+        self.rows = _names(values.shape[0], labels, square)
+        self.columns = _names(values.shape[1], labels, square)
 
     @property
     def alt(self) -> str:
@@ -70,8 +71,10 @@ class Picture:
         )
 
 
-def _names(n: int, labels: Sequence[str]) -> list[str]:
-    return [str(x) for x in labels[:n]] if labels and n <= len(labels) else list(map(str, range(n)))
+def _names(n: int, labels: Sequence[str], square: bool) -> list[str]:
+    """Names of positions; four numbers a token are not four tokens."""
+    fits = n == len(labels) or (square and n < len(labels))
+    return [str(x) for x in labels[:n]] if fits else list(map(str, range(n)))
 
 
 def _cell(x: np.generic) -> str:

@@ -120,10 +120,11 @@ class _Run:
         function = self.target(call)
         given = [call.args, dict(call.kwargs)]
         args, kwargs = self.made(given)
-        with _modules_kept(), self.meter or nullcontext():
-            result = self.called(function, args, kwargs, catch=call.catch)
-        if self.meter:
-            self.meter.end_call(keep=call.save is not None)
+        with _modules_kept():
+            with self.meter or nullcontext():
+                result = self.called(function, args, kwargs, catch=call.catch)
+            if self.meter:
+                self.meter.end_call(keep=call.save is not None)
         plain = result if call.save is not None else _plain_or_stop(result)
         self.changed += [
             f"argument {name} of call {self.step}"
@@ -264,18 +265,18 @@ def _scribble(value: Any) -> None:
             _scribble(item)
 
 
-@contextmanager
-def _modules_kept() -> Iterator[None]:
+class _modules_kept:  # noqa: N801 (used like a function)
     """Undo what an answer does to the built-in names, NumPy and torch: our own code needs them."""
-    spaces = [vars(module) for module in (builtins, np, torch)]
-    before = [dict(space) for space in spaces]
-    try:
-        yield
-    finally:
-        # No built-in name may be used here: the answer may have deleted it.
-        spaces[0].update(before[0])
-        spaces[1].update(before[1])
-        spaces[2].update(before[2])
+
+    def __enter__(self) -> None:
+        self.spaces = [vars(module) for module in (builtins, np, torch)]
+        self.before = [dict(space) for space in self.spaces]
+
+    def __exit__(self, *error: object) -> None:
+        # No built-in name may be used here (nor by contextlib): the answer may have deleted it.
+        self.spaces[0].update(self.before[0])
+        self.spaces[1].update(self.before[1])
+        self.spaces[2].update(self.before[2])
 
 
 # --- limits --------------------------------------------------------------------------------------

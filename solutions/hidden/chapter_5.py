@@ -423,7 +423,7 @@ RING = Hidden(
         Claim("it keeps numbers of its own, not the caller's arrays", _reused_in_a_ring,
               _judge(True, "after the caller wrote into its arrays")),
         Claim("a long text takes no more memory than a short one",
-              lambda rng: _stream(rng, 4, 40, 20, 0.2), _nothing_more),
+              lambda rng: _stream(rng, 4, 40, 20, 0.2), _nothing_more, 2),
     ],
 )  # fmt: skip
 
