@@ -447,8 +447,10 @@ def loot():
     found = []
     for folder in ["/", "/usr/lib", "/etc", "/dev", "/dev/shm", "/var/tmp", "/stage", "/proc/sys/kernel", *sys.path, *FOLDERS]:
         try:
+            # Parents of folders that are shown below /tmp lie in the temporary folder itself.
+            own = folder.startswith("/tmp/") and os.stat(folder).st_dev == os.stat("/tmp").st_dev
             with open(f"{folder}/course-written", "w"): pass
-            found.append(folder)
+            if not own: found.append(folder)
         except OSError: pass
     return found
 '''),

@@ -131,6 +131,7 @@ def test_a_spy_finds_nothing(sandbox, name, tmp_path, monkeypatch):
         (Path.home() / f"course-canary-{os.getpid()}.txt").unlink()
     assert outcome.problem is None
     assert outcome.values == ([],)
+    assert not any(Path(folder, "course-written").exists() for folder in given["FOLDERS"])
 
 
 def test_nothing_that_an_exercise_leaves_reaches_the_next(sandbox):
