@@ -91,10 +91,13 @@ def chapter(chromium, classic):
 
     def open_and_run(name):
         page.goto(f"{classic}/{name}.ipynb")
-        # Not only the kernel must be there, but also the extension that hears of new widgets.
+        # Not only the kernel must be there, but also the extension: what hears of new widgets, and
+        # what shows them (until then an output falls back to its picture).
         ready = (
-            "(() => { const k = window.Jupyter?.notebook?.kernel; return k?.is_connected()"
-            " && k.comm_manager?.targets['jupyter.widget'] && !Jupyter.notebook.kernel_busy; })()"
+            "(() => { const n = window.Jupyter?.notebook, k = n?.kernel; return k?.is_connected()"
+            " && k.comm_manager?.targets['jupyter.widget'] && k.widget_manager && !n.kernel_busy"
+            " && n.get_cells().filter((c) => c.cell_type === 'code').every((c) => c.output_area"
+            ".mime_types().includes('application/vnd.jupyter.widget-view+json')); })()"
         )
         page.wait_for_function(ready, timeout=60_000)
         page.evaluate("Jupyter.notebook.clear_all_output()")
