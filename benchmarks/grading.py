@@ -107,7 +107,7 @@ def memory() -> float:
 def nbgrader(class_: list[Submission], most: int) -> dict[str, Any]:
     """The same notebooks through nbgrader's autograde; only timed, one process."""
     if importlib.util.find_spec("nbgrader") is None:
-        return {"skipped": "nbgrader is not installed (pip install nbgrader)"}
+        return {"skipped": "nbgrader is not installed (pip install -e '.[bench]')"}
     chosen = class_[:most]
     with tempfile.TemporaryDirectory() as folder:
         course = Path(folder)

@@ -26,10 +26,11 @@ CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 BY_PIP = {"axe-playwright-python", "triton"}
 
 
-def required():
+def required(without=()):
     """Every requirement of pyproject, as name -> version specifier (and marker, if any)."""
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    lists = [project["dependencies"], *(e for name, e in extras.items() if name not in without)]
     found = {}
     for line in (line for each in lists for line in each):
         name, specifier = REQUIREMENT.fullmatch(line).groups()
@@ -52,7 +53,8 @@ def test_the_conda_environment_agrees_with_pyproject():
         specs[spec.name.normalized] = str(spec.version or "")
     assert specs.pop("python") == PYPROJECT["project"]["requires-python"]
     specs.pop("pip")
-    wanted = {CONDA_NAMES.get(name, name): version for name, version in required().items()}
+    found = required(without={"bench"})  # a rival of the grader, which no class needs
+    wanted = {CONDA_NAMES.get(name, name): version for name, version in found.items()}
     by_pip = [f"{name} {wanted.pop(name)}" for name in sorted(BY_PIP)]
     assert specs == wanted
     assert installed_by_pip == [*by_pip, "-e ."]
