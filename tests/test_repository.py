@@ -210,3 +210,13 @@ def test_the_code_that_the_readme_shows_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     exec(code, {})
     assert "output = [0.2327, 0.3837, 0.3837, 0.0000]" in capsys.readouterr().out
+
+
+def test_the_readme_gives_the_grader_the_speed_that_was_recorded():
+    ratios = json.loads((ROOT / "benchmarks" / "results" / "grading.json").read_text("utf-8"))[
+        "ratios"
+    ]
+    said = f"a notebook takes {ratios['seconds_per_submission']:.2f} seconds"
+    minutes = f"a thousand take about {ratios['minutes_for_1000']:.0f} minutes"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert said in readme and minutes in readme
