@@ -88,18 +88,26 @@ def classic(old_python, tmp_path_factory):
 def chapter(chromium, classic):
     """Open a chapter and run all of it."""
     page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+    page.on("pageerror", lambda error: print(f"page error: {error}"))
+    page.on("console", lambda m: print(f"console: {m.text}") if m.type == "error" else None)
 
     def open_and_run(name):
         page.goto(f"{classic}/{name}.ipynb")
-        # Not only the kernel must be there, but also the extension: what hears of new widgets, and
-        # what shows them (until then an output falls back to its picture).
+        # Not only the kernel must be there, but also both extensions: what hears of new widgets and
+        # shows them (until then an output falls back to its picture), and what tells where
+        # anywidget's module lies (a widget that is made before looks elsewhere, and stays away).
         ready = (
             "(() => { const n = window.Jupyter?.notebook, k = n?.kernel; return k?.is_connected()"
             " && k.comm_manager?.targets['jupyter.widget'] && k.widget_manager && !n.kernel_busy"
+            " && requirejs.s.contexts._.config.map?.['*']?.anywidget"
             " && n.get_cells().filter((c) => c.cell_type === 'code').every((c) => c.output_area"
             ".mime_types().includes('application/vnd.jupyter.widget-view+json')); })()"
         )
         page.wait_for_function(ready, timeout=60_000)
+        # The manager asks a new kernel for widgets, then draws every widget again, which takes
+        # those away that were made meanwhile. The kernel answers in order: ask too, and wait.
+        page.evaluate("Jupyter.notebook.kernel.widget_manager._loadFromKernel()")
+        page.evaluate("new Promise((after) => setTimeout(after, 0))")
         page.evaluate("Jupyter.notebook.clear_all_output()")
         # The saved counts must go too, or all cells look as if they had run already.
         page.evaluate("Jupyter.notebook.get_cells().forEach((c) => c.set_input_prompt?.(null))")
