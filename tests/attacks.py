@@ -1,7 +1,8 @@
 """Hostile answers, as data: what each tries, and which back end stops it (`test_attacks.py`).
 
-Every attack answers exercise 2.2 (`causal_mask`) with the same wrong body, `honest`, and then
-tries to earn more, to see what it must not, or to harm the grader. By hand:
+Most attacks answer exercise 2.2 (`causal_mask`) with the same wrong body, `honest`, and then try
+to earn more, to see what it must not, or to harm the grader. `LIES` are about what an answer uses
+and changes, so each has an exercise and an honest body of its own. By hand:
 `python tests/attacks.py` prints the table of docs/teaching/grading.md.
 """
 
@@ -236,6 +237,15 @@ for number in range(0, 300):
             with open(place, "wb", buffering=0) as stream: stream.write(struct.pack("<cI", b"E", 0))
         except OSError: pass
 '''),
+    "out_of_turn": Attack("ask for calls out of turn, and skip scripts", """
+import os, stat
+def causal_mask(n):
+    for number in range(3, 256):
+        try:
+            if stat.S_ISFIFO(os.fstat(number).st_mode): os.write(number, b"ccccssccx" * 1000)
+        except OSError: pass
+    return honest(n)
+"""),
     "signals": Attack("catch and send all signals", '''
 import os, signal
 for number in range(1, 65):
@@ -478,6 +488,180 @@ def loot():
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Lie:
+    """A hostile answer that falsifies what the program in its own process measures.
+
+    Attributes:
+        does: in a few words.
+        exercise: its number.
+        honest: source of the wrong answer without the lie.
+        source: put before `honest`.
+        last: put behind it.
+        group: it is stopped where a control group can be made.
+    """
+
+    does: str
+    exercise: str
+    honest: str
+    source: str
+    last: str = ""
+    group: bool = False
+    stopped = (BWRAP, USER)
+
+
+#: `patch` overwrites functions of the program that runs answers, wherever they can be reached.
+PATCH = """
+import sys
+def patch(**new):
+    frame, spaces = sys._getframe(), []
+    while frame:
+        spaces.append(frame.f_globals)
+        frame = frame.f_back
+    spaces += [f.__globals__ for space in list(spaces) for f in space.values() if hasattr(f, "__globals__")]
+    for space in spaces:
+        for name in new.keys() & space.keys():
+            space[name] = new[name]
+"""
+_TABLE = """
+import numpy as np
+def rows(q, k, v, first):
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    scores = np.where(np.arange(len(k)) <= np.arange(first, first + len(q))[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights @ v / weights.sum(axis=1, keepdims=True)
+def cached_outputs(q, k, v):
+    return rows(q, k, v, 0)
+"""
+_IN_PLACE = """
+def open_row(mask, row):
+    mask[..., row, :] = True
+    return mask
+"""
+_REFERENCES = """
+import numpy as np
+class RingCache:
+    def __init__(self, window): self.window, self.held = window, []
+    def append(self, k, v):
+        self.held.append((k, v))
+        while sum(k.shape[1] for k, _ in self.held[1:]) >= self.window: del self.held[0]
+    def view(self):
+        return tuple(np.concatenate(x, axis=1)[:, -self.window:].copy() for x in zip(*self.held))
+"""
+_LONGER_PROMPT = """
+import numpy as np
+def generate(step, prompt, n):
+    unread, length = list(prompt), len(prompt)
+    for _ in range(n):
+        unread = [int(np.argmax(step(unread)))]
+        prompt += unread
+    return prompt[length:]
+"""
+_BLIND = (
+    PATCH
+    + """
+class Blind:
+    peak = 0
+    def __enter__(self): return self
+    def __exit__(self, *error): return None
+    def end_call(self, *, keep): pass
+class Off(Blind):
+    def __enter__(self): return Blind()
+patch(_memory=lambda limit: Off())
+"""
+)
+_ALL_SAME = PATCH + "patch(_same=lambda *a: True)\n"
+
+#: Claims about memory and about arguments, which an answer's own process cannot be asked about.
+LIES = {
+    "meter_off": Lie("switch the meter of memory off", "5.1", _TABLE, """
+import tracemalloc
+tracemalloc.stop()
+tracemalloc.start = tracemalloc.stop = tracemalloc.reset_peak = lambda *a: None
+tracemalloc.get_traced_memory, tracemalloc.is_tracing = lambda: (0, 0), lambda: False
+"""),
+    "meter_patched": Lie("put another meter in its place", "5.1", _TABLE, _BLIND),
+    "meter_outcome": Lie("report that no memory was used", "5.3", """
+import numpy as np
+class StaticCache:
+    def __init__(self, capacity): self.capacity, self.k = capacity, None
+    def append(self, k, v):
+        if self.k is not None: k, v = np.concatenate([self.k, k], 1), np.concatenate([self.v, v], 1)
+        if k.shape[1] > self.capacity: raise ValueError
+        self.k, self.v = k.copy(), v.copy()
+    def view(self): return self.k, self.v
+""", PATCH + """
+import dataclasses
+def patched(old):
+    def run(*a, **k):
+        outcome = old(*a, **k)
+        large = outcome.problem is not None and outcome.problem.kind == "memory"
+        return dataclasses.replace(outcome, problem=None, peak_bytes=0) if large else outcome
+    return run
+frame = sys._getframe()
+while "run_script" not in frame.f_globals: frame = frame.f_back
+patch(run_script=patched(frame.f_globals["run_script"]))
+"""),
+    "split": Lie("take the memory in many processes", "5.1", _TABLE, _BLIND + """
+import os, time
+def in_many(q, k, v):
+    gate, go = os.pipe()
+    pipes = []
+    for part in np.array_split(np.arange(len(q)), min(12, len(q))):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            result = rows(q[part], k, v, part[0])
+            kept = np.ones((len(part), len(k)))
+            os.read(gate, 1)  # until all hold their parts
+            os.write(write, result.tobytes())
+            os._exit(0)
+        os.close(write)
+        pipes.append(open(read, "rb"))
+    time.sleep(0.5 if len(q) > 1000 else 0)
+    os.write(go, b"x" * len(pipes))
+    return np.frombuffer(b"".join(pipe.read() for pipe in pipes)).reshape(len(q), -1)
+""", "cached_outputs = in_many\n", group=True),
+    "changed": Lie("say that no argument changed", "2.5", _IN_PLACE, _ALL_SAME),
+    "changed_frames": Lie("leave changed arguments out of the result", "2.5", _IN_PLACE, PATCH + """
+def plain(outcome):
+    return {"values": list(outcome.values), "changed": [], "problem": None, "peak": None}
+class Wire:
+    def __init__(self, wire): self.wire = wire
+    def __getattr__(self, name): return plain if name == "outcome_to_plain" else getattr(self.wire, name)
+patch(wire=Wire(sys._getframe().f_back.f_globals["wire"]))
+"""),
+    "changed_later": Lie("change the argument of an earlier call", "2.5", _IN_PLACE, "", """
+earlier = []
+def open_later(mask, row):
+    opened = mask.copy() if hasattr(mask, "copy") else mask.clone()
+    opened[..., row, :] = True
+    for one, at in earlier: one[..., at, :] = ~one[..., at, :]
+    earlier[:] = [(mask, row)]
+    return opened
+open_row = open_later
+"""),
+    "witness_killed": Lie("end the process that looks at arguments, once all answers are sent", "2.5",
+                          _IN_PLACE, _ALL_SAME + """
+import fcntl, os, signal, struct, termios
+first, leave = os.getppid(), os._exit
+def unread():
+    for number in range(3, 64):
+        try:
+            if struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0]: return True
+        except OSError: pass
+    return False
+def last(status):
+    while unread(): pass
+    os.kill(first, signal.SIGKILL)
+    leave(status)
+os._exit = last
+"""),
+    "not_overwritten": Lie("keep the caller from overwriting its arrays", "5.4", _REFERENCES,
+                           PATCH + "patch(_scribble=lambda *a: None, _same=lambda *a: True)\n"),
+    "longer_list": Lie("say that a list is as it was", "5.6", _LONGER_PROMPT, _ALL_SAME),
+}  # fmt: skip
+
+
 def usable(*kinds: type[Backend]) -> list:
     """Back ends as parameters of tests; those that cannot be had here are skipped.
 
@@ -497,7 +681,7 @@ def usable(*kinds: type[Backend]) -> list:
 def table() -> str:
     """Which back end promises to stop what, in Markdown."""
     lines = ["| attack | bubblewrap | separate user |", "|---|---|---|"]
-    for attacks in (CHEATS, BOMBS, SPIES):
+    for attacks in (CHEATS, LIES, BOMBS, SPIES):
         for attack in attacks.values():
             cells = (
                 "stopped" if name in attack.stopped else "not promised" for name in (BWRAP, USER)

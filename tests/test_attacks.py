@@ -22,8 +22,9 @@ from course_lib.grading.sandbox import Bubblewrap, Cgroup, Limits, SeparateUser,
 from course_lib.grading.session import Session
 
 sys.path.insert(0, str(Path(__file__).parent))
-from attacks import BOMBS, CHEATS, HONEST, SPEAK, SPIES, usable
+from attacks import BOMBS, CHEATS, HONEST, LIES, SPEAK, SPIES, usable
 from exercise_bank import bank
+from made_class import text_of
 
 NUMBER, NAME = "2.2", "causal_mask"
 LIMITS = Limits(memory_mb=700, processes=60, disk_mb=32)
@@ -50,12 +51,12 @@ def source_of(attack):
     return first + attack.source
 
 
-def earned(session, source):
-    """The share of the points of exercise 2.2, as the grader gives it."""
-    claims = bank().hidden[NUMBER].claims
+def earned(session, source, number=NUMBER):
+    """The share of the points of an exercise, as the grader gives it."""
+    claims = bank().hidden[number].claims
     drawn = [draw(claim, i, SEED) for i, claim in enumerate(claims)]
     flat = [case for cases in drawn for case in cases]
-    outcomes = iter(session.run(NUMBER, NAME, source, flat))
+    outcomes = iter(session.run(number, bank().exercises[number].answer, source, flat))
     shares = [
         claim.weight
         for claim, cases in zip(claims, drawn, strict=True)
@@ -103,6 +104,27 @@ def test_an_attack_earns_no_more_than_its_honest_body(sandbox, name, monkeypatch
     assert highest_memory() - before < 200, "what an attack sends must not fill the grader"
     assert time.monotonic() - begin < 60
     assert not Path("/tmp/course-pickle-ran").exists()
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_about_memory_or_arguments_earns_nothing(sandbox, name):
+    lie = LIES[name]
+    if lie.group and Cgroup.make(Limits()) is None:
+        pytest.skip("no control group can be made here: limits hold for each process only")
+    honest = earned(sandbox, lie.honest, lie.exercise)
+    assert honest < 1.0, "there must be something to gain"
+    assert earned(sandbox, lie.source + lie.honest + lie.last, lie.exercise) <= honest
+
+
+def test_nothing_counts_where_no_word_on_the_arguments_came(sandbox, monkeypatch):
+    """Attack `witness_killed` wins a race only now and then; here it always does."""
+    source = "def f(x):\n    x[0] = 1\n    return 2\n"
+    cases = [Case([Call([np.zeros(3)])]), Case([Call([np.zeros(3)])])]
+    assert all(outcome.changed for outcome in sandbox.run("0.0", "f", source, cases))
+    with monkeypatch.context() as killed:
+        killed.setattr(session_module._Line, "stop_exercise", lambda line: False)
+        outcomes = sandbox.run("0.0", "f", source, cases)
+    assert [(o.problem.kind, o.values) for o in outcomes] == [("died", ())] * 2
 
 
 def test_the_sandbox_still_works_after_all_of_them(sandbox):
@@ -245,6 +267,35 @@ def test_a_memory_limit_is_the_systems_not_only_the_meters(sandbox):
     assert large[1].problem is None, "a limit of one script must not bind another"
 
 
+def test_a_loop_in_every_script_costs_little_and_one_in_a_single_script_only_that(
+    sandbox, monkeypatch
+):
+    monkeypatch.setattr(session_module, "_LATE_SECONDS", 2.0)
+    cases = [Case([Call([i])], seconds=0.3) for i in range(30)]
+    begin = time.monotonic()
+    outcomes = sandbox.run("0.0", "f", "def f(n):\n    while True: pass\n", cases)
+    assert {o.problem.kind for o in outcomes} == {"time"}
+    assert time.monotonic() - begin < 20
+    once = "def f(n):\n    while n == 3: pass\n    return n\n"
+    outcomes = sandbox.run("0.0", "f", once, cases)
+    assert [o.problem is None for o in outcomes] == [i != 3 for i in range(30)]
+
+
+@pytest.mark.parametrize("number", ["5.1", "5.3", "5.4", "7.2", "7.3"])
+def test_right_answers_fit_into_what_the_sandbox_allows(sandbox, backend, number):
+    claims = bank().hidden[number].claims
+    drawn = [[c for c in draw(claim, i, SEED) if c.room_mb] for i, claim in enumerate(claims)]
+    assert sum(map(len, drawn)) == 1, "each of them has a script that is limited from outside"
+    for answer in bank().accepted[number]:
+        if answer.__name__ == "_lists" and not isinstance(backend, Bubblewrap):
+            continue  # seconds of loops: once is enough
+        source = text_of(answer, bank().exercises[number].answer)
+        for claim, cases in zip(claims, drawn, strict=True):
+            if cases:
+                outcomes = sandbox.run(number, bank().exercises[number].answer, source, cases)
+                assert verdict(claim, cases, outcomes) is None, answer
+
+
 def test_a_time_limit_is_the_graders(sandbox, monkeypatch):
     monkeypatch.setattr(session_module, "EXERCISE_SECONDS", 1.0)
     begin = time.monotonic()
@@ -261,16 +312,21 @@ def test_the_limits_hold_for_all_processes_together(backend):
     source = """
 import os, time
 def f():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
     for _ in range(8):
         if os.fork() == 0:
             kept = bytearray(b"x" * 150_000_000)
+            os.write(write, b"x")
             time.sleep(60)
             os._exit(0)
-    time.sleep(2)
-    alive = 0
-    for _ in range(8):
-        alive += os.waitpid(-1, os.WNOHANG) == (0, 0)
-    return alive
+    full = dead = 0
+    while full + dead < 8:
+        time.sleep(0.05)
+        try: full += len(os.read(read, 8))
+        except BlockingIOError: pass
+        dead += os.waitpid(-1, os.WNOHANG) != (0, 0)
+    return full
 """
     with staged() as stage, Session(backend, stage, {}, LIMITS, slot=1) as session:
         outcome = session.run("0.0", "f", source, [Case([Call()])])[0]

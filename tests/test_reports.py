@@ -1,11 +1,14 @@
 """What teachers and students read, from made-up results, and six notebooks graded for real."""
 
 import csv
+import html
 import io
 import json
 import re
 import shutil
+import subprocess
 import sys
+import zipfile
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
@@ -180,6 +183,37 @@ class _Tags(HTMLParser):
         self.tags.add(tag)
         self.names |= {name for name, _ in attrs}
         self.addresses += [value for name, value in attrs if name in ("href", "src")]
+
+
+if shutil.which("soffice"):  # LibreOffice, where it is installed
+
+    def test_a_spreadsheet_sees_every_name_as_text_and_no_formula(tmp_path):
+        names = [
+            "Müller, Jörg",
+            'Bo "B" Ek',
+            "李小龍",
+            "=1+1",
+            "+49 170",
+            "-1+1",
+            "@SUM(A1)",
+            "\t=1",
+        ]
+        results = [
+            result(name, [1, 1 / 3, 0, 1, 1, 1], name=name, ids={"canvas": f"0{i}"})
+            for i, name in enumerate(names)
+        ]
+        write_all(tmp_path, results)
+        for table_ in ("grades.csv", "grades_canvas.csv"):
+            command_ = ["soffice", f"-env:UserInstallation=file://{tmp_path}/office", "--headless"]
+            command_ += ["--infilter=CSV:44,34,76,1,,0,false,true", "--convert-to", "xlsx"]
+            command_ += ["--outdir", str(tmp_path), str(tmp_path / table_)]
+            subprocess.run(command_, check=True, capture_output=True, timeout=100)
+            with zipfile.ZipFile((tmp_path / table_).with_suffix(".xlsx")) as book:
+                sheet = book.read("xl/worksheets/sheet1.xml").decode()
+                texts = html.unescape(book.read("xl/sharedStrings.xml").decode())
+            assert "<f" not in sheet.replace("<formatting", "")
+            for name in names:
+                assert f">{harmless(name)}<" in texts
 
 
 def test_ordinary_cells_stay_as_they_are():

@@ -168,6 +168,7 @@ def test_only_a_few_harmless_modules_are_in_the_stage():
         "course_lib/checks/served.py",
         "course_lib/grading/__init__.py",
         "course_lib/grading/child.py",
+        "course_lib/grading/lent.py",
         "course_lib/grading/wire.py",
         "start.py",
     ]
@@ -221,7 +222,9 @@ def test_a_jail_holds_python_and_nothing_of_ours(tmp_path):
         folder = jail.build(stage)
     try:
         names = {p.name for p in folder.iterdir()}
-        assert names <= {"tmp", "dev", "stage", "lib", "lib64", "usr", "etc", "bin", "opt",
+        assert [p.name for p in (folder / "proc").iterdir()] == ["cpuinfo"]
+        assert names <= {"tmp", "dev", "proc", "sys", "stage", "lib", "lib64", "usr", "etc",
+                         "bin", "opt",
                          *(Path(p).parts[1] for p in (sys.prefix, sys.base_prefix))}  # fmt: skip
         assert [p.name for p in (folder / "etc").iterdir()] in ([], ["ld.so.cache"])
         assert not list(folder.rglob("claims.py"))
@@ -229,3 +232,34 @@ def test_a_jail_holds_python_and_nothing_of_ours(tmp_path):
         assert list(folder.rglob("torch/__init__.py"))
     finally:
         jail.shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_group_is_narrowed_to_what_it_holds_and_so_much_more(tmp_path, version):
+    """By the files of both versions; of version 2 only these, where the machine has version 1."""
+    names = {
+        1: ["memory.usage_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+        2: ["memory.current", "memory.max"],
+    }[version]
+    used, *limits = (tmp_path / name for name in names)
+    used.write_text("500\n")
+    for file in limits:
+        file.write_text("2000\n")
+    cached = "cache" if version == 1 else "file"
+    (tmp_path / "memory.stat").write_text(f"{cached} 200\nshmem 50\n")
+    group = Cgroup([tmp_path])
+    group.narrow(100)
+    assert {file.read_text() for file in limits} == {"450"}, "pages of files can be dropped"
+    group.narrow(None)
+    assert {file.read_text() for file in limits} == {"2000"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_knows_its_processor(kind):
+    """Without it, a conversion to float16 is an error of torch's, and not of the answer."""
+    source = "import torch\ndef f():\n    return torch.zeros(5, 5).to(torch.float16)\n"
+    backend = kind()
+    with staged() as stage, Session(backend, stage, {}) as session:
+        outcome = session.run("0.0", "f", source, [Case([Call()])])[0]
+    backend.close()
+    assert outcome.problem is None

@@ -51,7 +51,16 @@ class _Stop(Exception):  # noqa: N818 (the end of a script, not an error)
         self.kind, self.text = kind, text
 
 
-def run_script(answer: object, case: Case, serve: Serve | None = None) -> Outcome:
+#: Gives an array of a shape and dtype (`lent`, of the grader).
+Lend = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+
+
+def run_script(
+    answer: object,
+    case: Case,
+    serve: Serve | None = None,
+    lend: Lend | None = None,
+) -> Outcome:
     """Do with an answer what a case says.
 
     Args:
@@ -59,11 +68,13 @@ def run_script(answer: object, case: Case, serve: Serve | None = None) -> Outcom
         case: the script.
         serve: makes the function that a `Served` names; if not given, it is made from the
             register and runs in this process. Its calls are counted either way.
+        lend: gives the arrays that the answer gets for those of the script, with the same numbers
+            in them already; it is asked in the order of arguments. If not given, they are copies.
 
     Returns:
         What came back, as plain values. What went wrong is in `problem`; nothing is raised.
     """
-    run = _Run(answer, serve or _serve_here)
+    run = _Run(answer, serve or _serve_here, lend)
     problem = None
     try:
         with _time_limit(case.seconds), _memory(case.memory_mb) as run.meter:
@@ -99,12 +110,13 @@ def _not_done(error: BaseException | None) -> NotImplementedError | None:
 class _Run:
     """The state of one script."""
 
-    def __init__(self, answer: object, serve: Serve) -> None:
-        self.answer, self.serve = answer, serve
+    def __init__(self, answer: object, serve: Serve, lend: Lend | None) -> None:
+        self.answer, self.serve, self.lend = answer, serve, lend
         self.values: list[Any] = []
         self.changed: list[str] = []
         self.served: dict[str, list[Any]] = {}
         self.saved: dict[str, Any] = {}
+        self.before: list[Any] = []  # arguments of the last call
         self.step = 0
         self.meter: _Meter | None = None
 
@@ -120,11 +132,15 @@ class _Run:
         function = self.target(call)
         given = [call.args, dict(call.kwargs)]
         args, kwargs = self.made(given)
+        args = [self.before[i] if i in call.again else arg for i, arg in enumerate(args)]
+        self.before = args
         with _modules_kept():
             with self.meter or nullcontext():
                 result = self.called(function, args, kwargs, catch=call.catch)
             if self.meter:
                 self.meter.end_call(keep=call.save is not None)
+        if call.pick is not None:
+            result = tuple(array[:, list(call.pick)] for array in result)
         plain = result if call.save is not None else _plain_or_stop(result)
         self.changed += [
             f"argument {name} of call {self.step}"
@@ -132,7 +148,7 @@ class _Run:
                 *((str(i), a, g) for i, (a, g) in enumerate(zip(args, call.args, strict=True))),
                 *((repr(n), kwargs[n], g) for n, g in call.kwargs.items()),
             ]
-            if not _same(is_now, self.made(was, serve=False))
+            if not self.looked_at(was) and not _same(is_now, self.made(was, again=True))
         ]
         if call.scribble:
             _scribble([args, kwargs])
@@ -166,24 +182,37 @@ class _Run:
             raise _Stop("missing", f"a {kind} has no method {call.method}()")
         return method
 
-    def made(self, value: Any, *, serve: bool = True) -> Any:
-        """The argument that a plain description stands for; arrays are copies."""
+    def made(self, value: Any, *, again: bool = False) -> Any:
+        """The argument that a plain description stands for.
+
+        Args:
+            value: the description.
+            again: only to compare with; nothing is lent or served.
+        """
         match value:
             case np.ndarray():
-                return value.copy()
+                return (
+                    value.copy() if again or not self.lend else self.lend(value.shape, value.dtype)
+                )
             case Tensor():
-                return torch.tensor(value.value)
+                return torch.from_numpy(self.made(value.value, again=again))
             case DType():
                 return _dtype(value)
             case Drawn():
-                return value.array()
+                if again or not self.lend:
+                    return value.array()
+                return self.lend(tuple(value.shape), np.dtype(value.dtype))
             case Served():
-                return self.counted(value) if serve else value
+                return value if again else self.counted(value)
             case list() | tuple():
-                return type(value)(self.made(item, serve=serve) for item in value)
+                return type(value)(self.made(item, again=again) for item in value)
             case dict():
-                return {key: self.made(item, serve=serve) for key, item in value.items()}
+                return {key: self.made(item, again=again) for key, item in value.items()}
         return value
+
+    def looked_at(self, value: Any) -> bool:
+        """Whether somebody else sees to it that a large argument stays as it was."""
+        return self.lend is not None and isinstance(value, Drawn)
 
     def counted(self, what: Served) -> Callable[..., Any]:
         """The served function; it takes and gives arrays, or tensors if it is given one."""

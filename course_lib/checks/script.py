@@ -56,17 +56,22 @@ class Drawn:
         shape: of the array.
         dtype: NumPy's name of a float type.
         scale: factor.
+        period: so many numbers are drawn, and come again and again; 0 draws them all. For arrays
+            of many megabytes.
     """
 
     seed: int
     shape: Sequence[int]
     dtype: str = "float32"
     scale: float = 1.0
+    period: int = 0
 
     def array(self) -> np.ndarray:
         """The array itself, a new one each time."""
-        numbers = np.random.default_rng(self.seed).standard_normal(tuple(self.shape))
-        return (numbers * self.scale).astype(self.dtype)
+        shape = tuple(self.shape)
+        numbers = np.random.default_rng(self.seed).standard_normal(self.period or shape)
+        numbers = (numbers * self.scale).astype(self.dtype)
+        return np.resize(numbers, shape) if self.period else numbers
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ class Call:
             who reuses its buffers.
         catch: an exception of this call does not end the script; its value is then the tuple
             ("raised", NAME), NAME being the first built-in exception among its classes.
+        again: places of arguments for which the answer gets the very objects of the call before,
+            whatever it made of them: lists, for one, which nobody else can look at.
+        pick: of each array that comes back, only these positions of axis 1; all if None.
     """
 
     args: Sequence[Any] = ()
@@ -94,6 +102,8 @@ class Call:
     save: str | None = None
     scribble: bool = False
     catch: bool = False
+    again: Sequence[int] = ()
+    pick: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +117,16 @@ class Case:
         seconds: wall-clock limit.
         memory_mb: limit on what the calls may allocate on top of their arguments, in MB
             (10**6 bytes), None for the ordinary limit of the process.
+        room_mb: limit on all that the process takes beyond its arguments, its own affairs
+            included. A sandbox keeps it from outside (a control group, or else the limits of a
+            process), so that no code can lie about it; here it is not kept.
     """
 
     calls: Sequence[Call]
     note: str = ""
     seconds: float = 10.0
     memory_mb: float | None = None
+    room_mb: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ exercise it forks one that does, carries bytes between it and the grader without
 and kills whatever is left when the exercise is over. Its socket to the grader is closed in the
 fork and cannot be reached through /proc or ptrace. An envelope is one letter, a length, bytes:
 
-    grader to sandbox:  R a frame: run this exercise;  D bytes for it;  K stop it
-    sandbox to grader:  S ready;  D bytes from it;  E it has ended
+    grader to sandbox:  R a frame: prepare this exercise;  C a frame: its scripts, run them;
+                        D bytes for it;  K stop it
+    sandbox to grader:  S ready;  P prepared;  D bytes from it;  E it has ended, with the
+                        arguments that it changed (`lent`), as JSON
 """
 
 import contextlib
 import ctypes
+import gc
 import importlib.abc
+import json
 import linecache
 import os
 import resource
@@ -28,8 +32,9 @@ import torch
 
 from course_lib.checks.blame import blame
 from course_lib.checks.run import run_script
-from course_lib.checks.script import Outcome, Problem, Served, to_plain
+from course_lib.checks.script import Call, Case, Outcome, Problem, Served, to_plain
 from course_lib.grading import wire
+from course_lib.grading.lent import Loan, Scripts, Steps
 
 _ENVELOPE = struct.Struct("<cI")
 _CHUNK = 1 << 16
@@ -42,9 +47,9 @@ _LIMITS = {
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_MEMLOCK: 0,
 }
-#: Room beyond an exercise's own memory limit for what the interpreter and the frames need.
-_SLACK = 32 * 10**6
 _TEMPORARY = "/tmp"
+#: Seconds for each script that comes after one that was not done in time.
+AFTER_LATE = 1.0
 
 
 def main(line: int, sizes: int) -> None:
@@ -62,13 +67,14 @@ def main(line: int, sizes: int) -> None:
     grader = socket.socket(fileno=line)
     os.set_inheritable(line, False)
     ours = set(_listed(_TEMPORARY))
+    gc.freeze()  # so that no collection in a fork copies all that is here
     _send(grader, b"S", b"")
     while True:
         letter, data = _receive(grader)
         if letter == b"R":
-            _attend(data, grader, sizes)
+            changed = _attend(data, grader, sizes)
             _tidy(ours)
-            _send(grader, b"E", b"")
+            _send(grader, b"E", json.dumps(changed).encode())
         elif letter == b"":
             return
 
@@ -80,32 +86,57 @@ def _nowhere() -> int:
         return os.open("/", os.O_RDONLY)
 
 
-def _attend(request: bytes, grader: socket.socket, sizes: int) -> None:
-    """Fork for one exercise and carry bytes until it ends or the grader stops it."""
+def _attend(request: bytes, grader: socket.socket, sizes: int) -> list[tuple[int, str]]:
+    """Fork for one exercise and carry bytes until it ends or the grader stops it.
+
+    Returns:
+        The arguments that it changed, as `Scripts.changed` says.
+    """
+    task = wire.unpack(_reader(request), trusted=True)
+    loan = Loan(task["lent"])
+    _send(grader, b"P", b"")
+    select.select([grader], [], [])  # the scripts come when the fork can be limited
     line, theirs = socket.socketpair()
+    asked, asks = os.pipe()
     used = _memory_used(sizes)
     process = os.fork()
     if process == 0:
         line.close()
         grader.close()
+        os.close(asked)
         if sizes >= 0:
             os.close(sizes)
-        _exercise(request, theirs, used)
+        _exercise(task, theirs, asks, loan, used)
     theirs.close()
+    os.close(asks)
     line.setblocking(False)
-    with contextlib.suppress(OSError):  # the exercise closed its end, or the grader did
-        _carry(grader, line)
+    letter, data = _receive(grader)  # after the fork, which shall not find them in its memory
+    cases = wire.unpack(_reader(data), trusted=True)["cases"] if letter == b"C" else []
+    scripts = Scripts(cases, loan)
+    if letter == b"C":
+        with contextlib.suppress(OSError):  # the exercise closed its end, or the grader did
+            _carry(grader, line, asked, scripts)
     line.close()
+    os.close(asked)
     _end(process)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process, 0)
+    return scripts.changed()
 
 
-def _carry(grader: socket.socket, line: socket.socket) -> None:
-    """Bytes both ways; neither side can make this wait for it alone."""
-    waiting = bytearray()  # from the grader, not yet taken by the exercise
+def _carry(grader: socket.socket, line: socket.socket, asked: int, scripts: Scripts) -> None:
+    """Bytes both ways, and calls as they are asked for; no side can make this wait for it alone.
+
+    Args:
+        grader: the grader's line.
+        line: the exercise's.
+        asked: where the exercise asks: b"s" begins the next script, b"c" is for a call.
+        scripts: gives the calls.
+    """
+    waiting = bytearray()  # for the exercise, not yet taken by it
+    sides = [line, grader, asked]
     while len(waiting) <= _MOST_WAITING:
-        ready, free, _ = select.select([line, grader], [line] if waiting else [], [])
+        ready, _, _ = select.select(sides, [line] if waiting else [], [])
         if line in ready:
             chunk = line.recv(_CHUNK)
             if not chunk:
@@ -116,8 +147,17 @@ def _carry(grader: socket.socket, line: socket.socket) -> None:
             if letter != b"D":
                 return
             waiting += data
-        if free:
-            del waiting[: line.send(waiting[:_CHUNK])]
+        if asked in ready:
+            letter = os.read(asked, 1)
+            if letter == b"s":
+                scripts.begin()
+            elif letter == b"c":
+                waiting += wire.pack({"call": scripts.call()})
+            else:
+                sides.remove(asked)
+        if waiting:
+            with contextlib.suppress(BlockingIOError):  # most often there is room at once
+                del waiting[: line.send(waiting[:_CHUNK])]
 
 
 def _end(process: int) -> None:
@@ -168,16 +208,17 @@ def _tidy(keep: set[str]) -> None:
 # --- one exercise, in its own process ------------------------------------------------------------
 
 
-def _exercise(request: bytes, line: socket.socket, used: tuple[int, int]) -> NoReturn:
+def _exercise(
+    task: dict[str, Any], line: socket.socket, asks: int, loan: Loan, used: tuple[int, int]
+) -> NoReturn:
     """Run an answer's source and its scripts; whatever happens, end here."""
     status = 1
     try:
-        task = wire.unpack(_reader(request), trusted=True)
         os.setpgid(0, 0)
-        _limit(task["memory_mb"], task["seconds"], used)
+        _limit(task["room_mb"], task["seconds"], used)
         sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 (open for the life of the process)
         _without_course_lib()
-        _scripts(task, line)
+        _scripts(task, line, asks, loan)
         status = 0
     except BaseException:  # nothing of a student's code may pass this line
         status = 1
@@ -185,7 +226,7 @@ def _exercise(request: bytes, line: socket.socket, used: tuple[int, int]) -> NoR
         os._exit(status)
 
 
-def _scripts(task: dict[str, Any], line: socket.socket) -> None:
+def _scripts(task: dict[str, Any], line: socket.socket, asks: int, loan: Loan) -> None:
     try:
         answer = define(task["source"], task["name"], task["number"])
     except BaseException as error:
@@ -194,11 +235,22 @@ def _scripts(task: dict[str, Any], line: socket.socket) -> None:
         else:
             problem = Problem("raised", blame(error))
         outcome = Outcome(problem=problem)
-        for _ in task["cases"]:
+        for _ in task["scripts"]:
             _answer(line, outcome)
         return
-    for case in task["cases"]:
-        _answer(line, run_script(answer, case, lambda what: _asker(what, line)))
+
+    def call() -> Call:
+        os.write(asks, b"c")
+        return wire.unpack(lambda size: _exactly(line, size), trusted=True)["call"]
+
+    late = False
+    for count, seconds in task["scripts"]:
+        os.write(asks, b"s")
+        seconds = min(seconds, AFTER_LATE) if late else seconds
+        case = Case(Steps(count, call), seconds=seconds, memory_mb=task["memory_mb"])
+        outcome = run_script(answer, case, lambda what: _asker(what, line), loan.take)
+        late |= outcome.problem is not None and outcome.problem.kind == "time"
+        _answer(line, outcome)
 
 
 def define(source: str, name: str, number: str) -> Any:
@@ -251,17 +303,17 @@ def _asker(what: Served, line: socket.socket) -> Callable[..., Any]:
 # --- limits --------------------------------------------------------------------------------------
 
 
-def _limit(memory_mb: float | None, seconds: float, used: tuple[int, int]) -> None:
+def _limit(room_mb: float | None, seconds: float, used: tuple[int, int]) -> None:
     """Hard limits, which this process cannot raise again.
 
     Args:
-        memory_mb: of the exercise, on top of its arguments; None for the sandbox's own limit.
+        room_mb: memory of the exercise, on top of its arguments; None for the sandbox's own limit.
         seconds: of the exercise.
         used: what this process has already; see `_memory_used`.
     """
     memory, processes = (int(os.environ[n]) for n in ("COURSE_MEMORY", "COURSE_PROCESSES"))
-    if memory_mb is not None:
-        memory = min(memory, int(memory_mb * 10**6) + _SLACK)
+    if room_mb is not None:
+        memory = min(memory, int(room_mb * 10**6))
     limits = _LIMITS | {resource.RLIMIT_NPROC: processes}
     limits[resource.RLIMIT_AS] = used[0] + memory
     limits[resource.RLIMIT_DATA] = used[1] + memory

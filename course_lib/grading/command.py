@@ -59,7 +59,7 @@ def grade(options: argparse.Namespace, project: Project) -> int:
     others = sum(s.chapter not in asked for s in found.submissions)
     problems = list(found.problems)
     if others:
-        problems.append(f"{others} notebooks of other chapters, as --only says")
+        problems.append(f"notebooks of other chapters, as --only says: {others}")
     if not counting and not options.shard:
         raise ValueError(f"{folder}: there is no notebook of {options.only} in it")
     try:

@@ -45,6 +45,7 @@ _DECIDING = (
     "extract",
     "grade",
     "judges",
+    "lent",
     "notebook",
     "runner",
     "session",

@@ -31,7 +31,7 @@ from course_lib.grading import jail
 
 #: Modules that the sandbox needs, by their path in the package; all else of it stays outside.
 _STAGED = ("checks/blame.py", "checks/run.py", "checks/script.py", "grading/child.py")
-_STAGED += ("grading/wire.py",)
+_STAGED += ("grading/lent.py", "grading/wire.py")
 _PACKAGE = Path(__file__).parents[1]
 #: The user inside: nobody in a user namespace; a free range of numbers for `SeparateUser`.
 _NOBODY, _FIRST_USER, _USERS = 65534, 61_000, 4_000
@@ -354,6 +354,8 @@ def choose(unsafe: bool, *closed: Path) -> Backend:
             found = failures(backend, [Path.home(), *closed])
             if not found:
                 backend.limits_note = Cgroup.kind()
+                for reason in reasons:
+                    print(f"not used {reason}", file=sys.stderr)
                 return backend
             wrong = f"its self-test failed ({'; '.join(found)})"
         backend.close()
@@ -416,6 +418,8 @@ def staged() -> Iterator[Path]:
 # --- cgroups -------------------------------------------------------------------------------------
 
 _GROUP = "course-"
+#: Files with limits on memory of version 2 and of version 1, in the order in which they shrink.
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 
 
 class Cgroup:
@@ -427,6 +431,29 @@ class Cgroup:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
+        self._wide: dict[Path, str] | None = None
+
+    def narrow(self, room: int | None) -> None:
+        """Limit memory to what is in use now and so much more, then as at the beginning again.
+
+        Pages of files do not count as in use: the kernel can drop them.
+
+        Args:
+            room: bytes; None for the limits that the group was made with.
+
+        Raises:
+            OSError: if the kernel refuses.
+        """
+        files = [f / name for f in self.folders for name in _MEMORY_LIMITS if (f / name).exists()]
+        if self._wide is None:
+            self._wide = {file: file.read_text("utf-8").strip() for file in files}
+        if room is None:
+            for file in reversed(files):  # memory with swap cannot be less than memory
+                file.write_text(self._wide[file], "utf-8")
+            return
+        most = memory_in_use(files[0].parent) + room
+        for file in files:
+            file.write_text(str(most), "utf-8")
 
     @classmethod
     def make(cls, limits: Limits) -> "Cgroup | None":
@@ -513,6 +540,20 @@ class Cgroup:
                     break
                 except OSError:
                     time.sleep(0.002 if attempt < 50 else 0.02)
+
+
+def memory_in_use(folder: Path) -> int:
+    """Bytes that a group holds, without pages of files that lie on a disk.
+
+    Args:
+        folder: of a group of version 1 or 2 with the controller for memory.
+    """
+    lines = (folder / "memory.stat").read_text("utf-8").splitlines()
+    stat = {name: int(number) for name, number in (line.split() for line in lines)}
+    files = ("memory.current", "memory.usage_in_bytes")
+    used = next(f for name in files if (f := folder / name).exists())
+    cached = stat.get("file", stat.get("cache", 0)) - stat.get("shmem", 0)
+    return int(used.read_text("utf-8")) - cached
 
 
 def _sweep(base: Path) -> None:

@@ -4,6 +4,7 @@ Nothing that comes back is trusted: it is read with limits, an answer that break
 gets the problem "died", and a sandbox that stops is replaced for the next exercise.
 """
 
+import json
 import select
 import struct
 import time
@@ -15,6 +16,8 @@ from typing import Any
 
 from course_lib.checks.script import Case, Outcome, Problem, Served
 from course_lib.grading import wire
+from course_lib.grading.child import AFTER_LATE
+from course_lib.grading.lent import room
 from course_lib.grading.sandbox import Backend, Limits, SandboxError, Started
 
 _ENVELOPE = struct.Struct("<cI")
@@ -26,7 +29,13 @@ _MOST_BYTES, _MOST_CALLS, _MOST_ASKED = 64 * 10**6, 100_000, 10**6
 _START_SECONDS, _STOP_SECONDS = 120.0, 10.0
 #: Seconds of one exercise at most, whatever its scripts allow.
 EXERCISE_SECONDS = 40.0
+#: Seconds for all scripts that come after one that was not done in time: they are still tried,
+#: since a loop may be that one's only, but a loop in each must not cost the limit of each.
+_LATE_SECONDS = 10.0
 _CHUNK = 1 << 18
+#: Room beyond a script's `memory_mb` for what the interpreter and the frames need, and, where a
+#: control group counts, for what a fork copies of its parent's memory; megabytes.
+_SLACK_MB, _COPIED_MB = 32.0, 20.0
 
 Factory = Callable[..., Callable[..., Any]]
 
@@ -60,6 +69,7 @@ class Session:
         self.backend, self.stage, self.register = backend, stage, register
         self.limits, self.slot = limits or Limits(), slot
         self._line: _Line | None = None
+        self._narrowed = False
 
     def __enter__(self) -> "Session":
         return self
@@ -72,6 +82,7 @@ class Session:
         if self._line is not None:
             self._line.close()
             self._line = None
+            self._narrowed = False
 
     def run(self, number: str, name: str, source: str, cases: Sequence[Case]) -> list[Outcome]:
         """Define an answer in the sandbox and run scripts on it.
@@ -92,8 +103,12 @@ class Session:
         outcomes: dict[int, Outcome] = {}
         for group in _groups(cases):
             some = [cases[i] for i in group]
+            if any(map(_late, outcomes.values())):
+                some = [replace(case, seconds=min(case.seconds, AFTER_LATE)) for case in some]
             found = self._exercise(number, name, source, some, end)
             outcomes |= dict(zip(group, found, strict=True))
+            if any(map(_late, found)):
+                end = min(end, time.monotonic() + _LATE_SECONDS)
         return [outcomes[i] for i in range(len(cases))]
 
     def _exercise(
@@ -102,20 +117,26 @@ class Session:
         """One process of the sandbox: scripts that share a memory limit."""
         answers = _Answers(self.register)
         seconds = max(1.0, end - time.monotonic())
+        hidden = [answers.hide(case) for case in cases]
         request = {
             "number": number, "name": name, "source": source, "seconds": seconds,
-            "cases": [answers.hide(case) for case in cases], "memory_mb": cases[0].memory_mb,
+            "memory_mb": cases[0].memory_mb, "room_mb": _room(cases[0]), "lent": room(hidden),
+            "scripts": [(len(case.calls), case.seconds) for case in hidden],
         }  # fmt: skip
         line = self._ready_line()
         end = max(end, time.monotonic() + 1.0)  # a start may have taken long; that is not its fault
         outcomes: list[Outcome] = []
         try:
             line.begin(wire.pack(request), end)
+            self._narrow(_room(cases[0]))
+            line.send(b"C", wire.pack({"cases": hidden}), end)
             while len(outcomes) < len(cases):
                 message, size = line.frame(end)
                 if set(message) == {"outcome"}:
                     served = answers.taken()
                     outcomes.append(wire.outcome_from_plain(message["outcome"], served))
+                    if _late(outcomes[-1]):
+                        end = min(end, time.monotonic() + _LATE_SECONDS)
                 elif size > _MOST_ASKED:
                     raise wire.WireError("too much for a call")
                 else:
@@ -128,8 +149,20 @@ class Session:
             problem = None
         if not line.stop_exercise():
             self.close()
+            # Whether it changed its arguments stays unsaid: what came before counts for nothing.
+            problem = problem or Problem("died", "the program ended the sandbox")
+            outcomes = []
+        self._narrow(None)
         missing = Outcome(problem=problem, served={})
-        return outcomes + [missing] * (len(cases) - len(outcomes))
+        outcomes += [missing] * (len(cases) - len(outcomes))
+        return _with_changes(outcomes, line.changed)
+
+    def _narrow(self, room_mb: float | None) -> None:
+        """Let the sandbox have so much more than it holds now, whatever its processes do."""
+        group = self._line.started.group if self._line is not None else None
+        if group is not None and (room_mb is not None or self._narrowed):
+            group.narrow(None if room_mb is None else int((room_mb + _COPIED_MB) * 10**6))
+            self._narrowed = room_mb is not None
 
     def _ready_line(self) -> "_Line":
         if self._line is None:
@@ -141,10 +174,30 @@ class Session:
 
 def _groups(cases: Sequence[Case]) -> Iterator[list[int]]:
     """Which cases may share a process: each memory limit is one process's, and cannot be lifted."""
-    free = [i for i, case in enumerate(cases) if case.memory_mb is None]
+    free = [i for i, case in enumerate(cases) if _room(case) is None]
     if free:
         yield free
-    yield from ([i] for i, case in enumerate(cases) if case.memory_mb is not None)
+    yield from ([i] for i, case in enumerate(cases) if _room(case) is not None)
+
+
+def _with_changes(outcomes: Sequence[Outcome], changed: Sequence[tuple[int, str]]) -> list[Outcome]:
+    """Outcomes with the changed arguments that the sandbox's first process saw as well."""
+    merged = list(outcomes)
+    for index, name in changed:
+        if 0 <= index < len(merged) and name not in merged[index].changed:
+            merged[index] = replace(merged[index], changed=(*merged[index].changed, name))
+    return merged
+
+
+def _late(outcome: Outcome) -> bool:
+    return outcome.problem is not None and outcome.problem.kind == "time"
+
+
+def _room(case: Case) -> float | None:
+    """Megabytes that a script's process may take, as limits from outside can tell."""
+    if case.memory_mb is None or case.room_mb is not None:
+        return case.room_mb
+    return case.memory_mb + _SLACK_MB
 
 
 class _Answers:
@@ -220,6 +273,7 @@ class _Line:
         self._buffer = bytearray()  # bytes of the exercise that runs
         self._received = 0
         self._running = False
+        self.changed: list[tuple[int, str]] = []  # by the exercise that ended last
 
     def wait_until_ready(self) -> None:
         """Wait for the sandbox's first word.
@@ -240,11 +294,14 @@ class _Line:
         self.started.ready()
 
     def begin(self, request: bytes, end: float) -> None:
-        """Have an exercise run."""
+        """Have an exercise prepared; envelope C has it run."""
         self._buffer.clear()
         self._received = 0
-        self._running = True
+        self._running, self.changed = True, []
         self.send(b"R", request, end)
+        letter, _ = self._envelope(end)
+        if letter != b"P":
+            raise _Ended("died", "the sandbox sent something unreadable")
 
     def send(self, letter: bytes, data: bytes, end: float) -> None:
         """One envelope."""
@@ -292,6 +349,7 @@ class _Line:
         letter, data = self._envelope(end)
         if letter == b"E":
             self._running = False
+            self.changed = _changes(data)
             raise _Ended("ended", "the program ended before it gave an answer")
         self._received += len(data)
         if letter != b"D" or self._received > _MOST_BYTES:
@@ -331,6 +389,8 @@ class _Line:
         return found
 
 
-def problem_is_ours(problem: Problem | None) -> bool:
-    """Whether the exercise ended without the student's code having been at fault for sure."""
-    return problem is not None and problem.kind == "died"
+def _changes(data: bytes) -> list[tuple[int, str]]:
+    """What the sandbox's first process says about arguments."""
+    with suppress(ValueError, TypeError, OverflowError, RecursionError):
+        return [(int(case), str(name)[:80]) for case, name in json.loads(data)]
+    raise _Ended("died", "the sandbox sent something unreadable")

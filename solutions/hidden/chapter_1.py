@@ -167,22 +167,22 @@ def pairs_case(rng, length, kinds, share=0.45, channels=3, note="", zeros=False)
 def plain_functions(rng):
     """Linear functions: any pattern, with one number a position and with several."""
     cases = [pairs_case(rng, n, ["linear"], channels=c, note=f"{n} positions")
-             for n, c in ((1, 1), (2, 3), (5, 1), (6, 2))]  # fmt: skip
-    nothing = Served("pairs", {"length": 4, "rules": []})
-    return [*cases, Case([Call([nothing, rng.normal(size=(4, 2))])], "no influence at all")]
+             for n, c in ((1, 1), (2, 3), (4, 1), (5, 2))]  # fmt: skip
+    nothing = Served("pairs", {"length": 3, "rules": []})
+    return [*cases, Case([Call([nothing, rng.normal(size=(3, 2))])], "no influence at all")]
 
 
 def hidden_numbers(rng):
     """Influence that sits in one number of many, or cancels in sums and differences."""
     kinds = ["second", "last", "difference", "opposite"]
-    return [pairs_case(rng, n, kinds, note=f"{n} positions") for n in (5, 6, 7)]
+    return [pairs_case(rng, n, kinds, note=f"{n} positions") for n in (5, 6)]
 
 
 def switches(rng):
     """Switches, saturation, even functions; a position that is zero already."""
-    cases = [pairs_case(rng, 6, kinds, note=kinds[0], zeros=True)
+    cases = [pairs_case(rng, 5, kinds, note=kinds[0], zeros=True)
              for kinds in (["switch"], ["saturating"], ["square", "linear"])]  # fmt: skip
-    far = pairs_case(rng, 5, ["switch"], 0.6, note="switches far from their threshold")
+    far = pairs_case(rng, 4, ["switch"], 0.6, note="switches far from their threshold")
     call = far.calls[0]
     call.args[1][:, 0] = -1.1
     return [*cases, far]
@@ -191,10 +191,10 @@ def switches(rng):
 def weak(rng):
     """Weak influence, and rounding that is none."""
     return [
-        pairs_case(rng, 6, ["weak"], note="weak influence"),
-        pairs_case(rng, 6, ["rounding", "linear"], 0.6, note="rounding beside influence"),
-        pairs_case(rng, 5, ["rounding"], 0.7, note="rounding only"),
-        pairs_case(rng, 6, ["weak", "rounding", "linear"], 0.7, note="all of it"),
+        pairs_case(rng, 5, ["weak"], note="weak influence"),
+        pairs_case(rng, 5, ["rounding", "linear"], 0.6, note="rounding beside influence"),
+        pairs_case(rng, 3, ["rounding"], 0.7, note="rounding only"),
+        pairs_case(rng, 5, ["weak", "rounding", "linear"], 0.7, note="all of it"),
     ]
 
 

@@ -2,6 +2,10 @@
 
 Inputs are fresh for every seed. What is right is computed here, from `course_lib` and from the
 inputs; the scripts hold inputs only.
+
+A limit on memory is asked for twice: at a small size, where the meter in the answer's own process
+is exact and names the mistake, and at one where what is not allowed is far beyond `room_mb`, which
+the sandbox keeps from outside.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,17 +84,23 @@ def _same_past(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
 
 
 def _long(rng: Rng) -> list[Case]:
-    seeds = rng.integers(10**6, size=3).tolist()
-    drawn = [Drawn(s, (600, d), "float64") for s, d in zip(seeds, (4, 4, 3), strict=True)]
-    return [Case([Call(drawn)], "600 positions in 1.5 MB", seconds=30, memory_mb=1.5)]
+    """600 positions for the meter; 2,400, whose table alone takes 46 MB, for the sandbox."""
+    cases = []
+    for n, note, limit in ((600, "600 positions in 1.5 MB", {"memory_mb": 1.5}),
+                           (2400, "2,400 positions", {"room_mb": 28})):  # fmt: skip
+        seeds = rng.integers(10**6, size=3).tolist()
+        drawn = [Drawn(s, (n, d), "float64") for s, d in zip(seeds, (4, 4, 3), strict=True)]
+        cases.append(Case([Call(drawn)], note, seconds=30, **limit))
+    return cases
 
 
 def _long_is_right(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
-    q, k, v = (drawn.array() for drawn in cases[0].calls[0].args)
-    got = as_array(outcomes[0].values[0], v.shape, "float", "the output")
-    for t in (0, 1, 300, 599):
-        want, _ = attention(q[t : t + 1], k[: t + 1], v[: t + 1])
-        close(got[t], want[0], f"row {t} of 600")
+    for case, outcome in zip(cases, outcomes, strict=True):
+        q, k, v = (drawn.array() for drawn in case.calls[0].args)
+        got = as_array(outcome.values[0], v.shape, "float", "the output")
+        for t in (0, 1, len(q) // 2, len(q) - 1):
+            want, _ = attention(q[t : t + 1], k[: t + 1], v[: t + 1])
+            close(got[t], want[0], f"row {t} of {len(q)}")
 
 
 ONE_BY_ONE = Hidden(
@@ -348,18 +358,52 @@ def _reused_arrays(rng: Rng) -> list[Case]:
     return [script.case("the caller reuses its arrays"), one.case("a single chunk")]
 
 
-def _stream(rng: Rng, size: int, appends: int, each: int, megabytes: float) -> list[Case]:
-    """Many positions of two heads, d = dv = 64, float32; only the memory is looked at."""
+def _stream(rng: Rng, size: int, appends: int, each: int, megabytes: float) -> Case:
+    """Many positions of two heads, d = dv = 64, float32; what is held is looked at elsewhere."""
     calls = [Call((size,), save="a")]
     for _ in range(appends):
         drawn = [Drawn(int(rng.integers(10**6)), (2, each, 64)) for _ in range(2)]
         calls.append(Call(drawn, method="append", on="a", save="ignored"))
     calls.append(Call(method=_VIEW, on="a", save="ignored"))
-    return [Case(calls, f"{appends} chunks of {each}", memory_mb=megabytes)]
+    return Case(calls, f"{appends} chunks of {each}", memory_mb=megabytes)
+
+
+#: Heads, d and dv of large streams: the keys are nearly all of it, so that a second copy of the
+#: keys is a second copy of everything, and positions are few.
+_LARGE = (2, 1023, 1)
+
+
+def _large_stream(rng: Rng, size: int, appends: int, each: int, room_mb: float) -> Case:
+    """A stream of megabytes, and a few positions of what is held at the end."""
+    heads, d, dv = _LARGE
+    calls = [Call((size,), save="a")]
+    for _ in range(appends):
+        drawn = [
+            Drawn(int(rng.integers(10**6)), (heads, each, width), period=5003) for width in (d, dv)
+        ]
+        calls.append(Call(drawn, method="append", on="a", save="ignored"))
+    held = min(size, appends * each)
+    pick = np.sort(rng.choice(held, size=min(held, 4), replace=False)).tolist()
+    calls.append(Call(method=_VIEW, on="a", pick=pick))
+    return Case(calls, f"{appends} chunks of {each} large positions", room_mb=room_mb)
 
 
 def _nothing_more(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
-    """The limit on memory is the whole claim, and a broken one is a problem, not an outcome."""
+    """The limit on memory is most of the claim, and a broken one is a problem, not an outcome."""
+    for case, outcome in zip(cases, outcomes, strict=True):
+        pick = case.calls[-1].pick
+        if pick is None:
+            continue
+        chunks = [call.args for call in case.calls if call.method == "append"]
+        each = chunks[0][0].shape[1]
+        first = max(0, len(chunks) * each - case.calls[0].args[0])  # position that is held first
+        got = as_tuple(outcome.values[-1], 2, "view()")
+        for i, name in enumerate(("keys", "values")):
+            drawn = {n: chunks[n][i].array() for n in {(first + at) // each for at in pick}}
+            want = [drawn[(first + at) // each][:, (first + at) % each] for at in pick]
+            what = f"the {name} in view() ({case.note})"
+            shape = (len(want[0]), len(pick), want[0].shape[1])
+            equal(as_array(got[i], shape, "float", what), np.stack(want, axis=1), what)
 
 
 STATIC = Hidden(
@@ -371,7 +415,9 @@ STATIC = Hidden(
         Claim("it keeps numbers of its own, not the caller's arrays", _reused_arrays,
               _judge(False, "after the caller wrote into its arrays")),
         Claim("the two buffers are all the memory that it takes",
-              lambda rng: _stream(rng, 400, 8, 50, 0.52), _nothing_more),
+              # buffers of 48 MB; a second copy of them takes 96
+              lambda rng: [_stream(rng, 400, 8, 50, 0.52), _large_stream(rng, 5860, 20, 293, 70)],
+              _nothing_more),
     ],
 )  # fmt: skip
 
@@ -423,7 +469,9 @@ RING = Hidden(
         Claim("it keeps numbers of its own, not the caller's arrays", _reused_in_a_ring,
               _judge(True, "after the caller wrote into its arrays")),
         Claim("a long text takes no more memory than a short one",
-              lambda rng: _stream(rng, 4, 40, 20, 0.2), _nothing_more, 2),
+              # 41 MB in all
+              lambda rng: [_stream(rng, 4, 40, 20, 0.2), _large_stream(rng, 4, 40, 125, 16)],
+              _nothing_more, 2),
     ],
 )  # fmt: skip
 
@@ -482,8 +530,18 @@ def _runs(*shapes: tuple[int, int]) -> Callable[[Rng], list[Case]]:
     return cases
 
 
-def _greedy(case: Case) -> list[int]:
-    served, prompt, n = case.calls[0].args
+def _one_prompt_twice(rng: Rng, n: int = 3) -> list[Case]:
+    """The same list for two texts: who adds to it reads another prompt the second time."""
+    prompt = rng.integers(20, size=4).tolist()
+    calls = [
+        Call((Served("step", {"seed": int(rng.integers(10**6)), "vocab": 20}), prompt, n), again=at)
+        for n, at in ((n, ()), (n, (1,)))
+    ]
+    return [Case(calls, "one prompt for two texts")]
+
+
+def _greedy(call: Call) -> list[int]:
+    served, prompt, n = call.args
     step = REGISTER[served.kind](**served.params)
     new, unread = [], prompt
     for _ in range(n):
@@ -494,9 +552,10 @@ def _greedy(case: Case) -> list[int]:
 
 def _tokens_are_right(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
     for case, outcome in zip(cases, outcomes, strict=True):
-        want = _greedy(case)
-        what = f"the list of new tokens ({case.note})"
-        equal(as_array(outcome.values[0], (len(want),), "int", what), np.array(want), what)
+        for call, value in zip(case.calls, outcome.values, strict=True):
+            want = _greedy(call)
+            what = f"the list of new tokens ({case.note})"
+            equal(as_array(value, (len(want),), "int", what), np.array(want), what)
     unchanged(outcomes)
 
 
@@ -513,12 +572,14 @@ _SHAPES = ((5, 6), (1, 4), (3, 1), (8, 12))
 GENERATE = Hidden(
     "5.6",
     [
-        Claim("n new tokens, the likeliest each time", _runs(*_SHAPES), _tokens_are_right, 2),
+        Claim("n new tokens, the likeliest each time",
+              lambda rng: [*_runs(*_SHAPES)(rng), *_one_prompt_twice(rng)], _tokens_are_right, 2),
         Claim("every token is fed exactly once, the last one not at all", _runs(*_SHAPES),
               _fed_right, 2),
-        Claim("no new tokens, or one", _runs((4, 0), (1, 0), (2, 1)),
+        Claim("no new tokens, or one",
+              lambda rng: [*_runs((4, 0), (1, 0), (2, 1))(rng), *_one_prompt_twice(rng, 1)],
               lambda cases, outcomes: (_tokens_are_right(cases, outcomes),
-                                       _fed_right(cases, outcomes))),
+                                       _fed_right(cases[:3], outcomes[:3]))),
     ],
 )  # fmt: skip
 
