@@ -1,8 +1,8 @@
 """The Triton kernels beside cuDNN, PyTorch's default and FlexAttention, on a GPU (chapter 7).
 
-    python benchmarks/flash_gpu.py                 # writes results/flash_gpu.json
-    python benchmarks/flash_gpu.py --quick --out - # one length, nothing written
-    python benchmarks/flash_gpu.py --sweep         # also times every tile size in the tables
+    python benchmarks/flash_gpu.py                  # writes results/flash_gpu.json
+    python benchmarks/flash_gpu.py --quick --out -  # one length, nothing written (or --out FILE)
+    python benchmarks/flash_gpu.py --dry-run --out FILE   # tiny, in Triton's interpreter: no GPU
 
 A plain script: it needs torch, triton, NumPy and this checkout, no Jupyter and no installation.
 Half precision (bfloat16, or float16 where there is none), random normal data, hidden size 2,048,
@@ -10,21 +10,40 @@ Half precision (bfloat16, or float16 where there is none), random normal data, h
 Before a variant is timed, one head of its output (and gradients) is compared with float64.
 FLOPs: 4 B H T^2 D, half of that when causal, 2.5 times for the backward pass.
 
+A result of ours that is wrong, or that does not come, is a failure; another's is left out.
+
+The record is written anew after each section, so that a run that is cut short loses one section
+and not all; a section that fails says so in the record, and the rest goes on. The first run on a
+machine spends most of its time compiling every candidate (`tuning` in the record lists what each
+of them took); Triton keeps what it compiled, so a second run takes a few minutes.
+
+With a GPU for half an hour and ten minutes a command:
+
+1. `python benchmarks/flash_gpu.py --minutes 8 --out $OUT/flash_gpu.json`, which goes from the most
+   to the least important section and leaves out what does not fit;
+2. the same once more, if anything was left out: this is the run to keep, as
+   benchmarks/results/flash_gpu.json;
+3. `compute-sanitizer python benchmarks/flash_gpu.py --quick --lengths 1024 --out -`, where that
+   tool is installed (memory errors; its times mean nothing).
+
 The last line printed is one JSON object of the ratios by name; above 1 is better for us, but for
 `causal_over_full`, which should be near 0.5. `decode` is the speed at which the cache is read, as
-a share of the speed at which memory is copied.
+a share of the speed at which memory is copied. The exit status is 1 if a section failed.
 """
 
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,104 +56,271 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "benchmarks" / "results" / "flash_gpu.json"
-HIDDEN, TOKENS, SETS = 2048, 16_384, 3
-DEVICE = "cuda"
 Call = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Record = dict[str, Any]
+#: Ratios that the course wants to reach, by the beginning and the end of their name.
+TARGETS = (
+    ("forward_d128", "over_cudnn", 0.70),
+    ("forward_d128", "over_default", 1.1),
+    ("forward_d64", "over_cudnn", 0.95),
+    ("backward_d128", "over_cudnn", 0.60),
+    ("decode", "over_copy", 0.85),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all sections share.
+
+    Attributes:
+        device: "cuda", or "cpu" in a dry run.
+        dtype: of all tensors.
+        hidden: heads times head dimension.
+        tokens: in a batch.
+        rounds: times that each variant is timed.
+        sets: inputs that take turns, so that none stays in a cache.
+        caches: name -> (batch, query heads, key heads, keys, head dimension) of decoding.
+    """
+
+    device: str
+    dtype: torch.dtype
+    hidden: int
+    tokens: int
+    rounds: int
+    sets: int
+    caches: dict[str, tuple[int, int, int, int, int]]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write the record, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 8192, 16_384])
-    parser.add_argument("--dims", type=int, nargs="+", default=[128, 64])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--lengths", type=int, nargs="+")
+    parser.add_argument("--dims", type=int, nargs="+")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--minutes", type=float, default=60, help="start no section after that")
     parser.add_argument("--quick", action="store_true", help="T = 4,096, d = 128, 5 rounds")
-    parser.add_argument("--sweep", action="store_true", help="time every tile size too")
+    parser.add_argument("--dry-run", action="store_true", help="no GPU: tiny, times mean nothing")
     parser.add_argument("--no-flex", action="store_true", help="leave out FlexAttention")
     parser.add_argument("--out", default=str(RESULTS), help="where to write; - for nowhere")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    is_record = options.out != "-" and Path(options.out).resolve() == RESULTS
+    if options.dry_run and is_record:
+        parser.error("--out: expected another file for a dry run, which measures nothing")
+    if options.quick and is_record:
+        parser.error("--out: expected another file for a quick run, or -; it is no full record")
+    if options.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    elif not torch.cuda.is_available():
         sys.exit("flash_gpu: this benchmark needs a CUDA device, and torch sees none here")
-    if options.quick:
-        options.lengths, options.dims, options.rounds = [4096], [128], 5
-    if options.rounds < 1:
+    small = options.dry_run or options.quick
+    usual = ([32], [16], 1) if options.dry_run else ([4096], [128], 5)
+    lengths, dims, rounds = usual if small else ([4096, 8192, 16_384], [128, 64], 20)
+    options.lengths, options.dims = options.lengths or lengths, options.dims or dims
+    rounds = rounds if options.rounds is None else options.rounds
+    if rounds < 1:
         parser.error("--rounds: expected at least 1")
-    record = measure(options)
-    if options.out != "-":
-        Path(options.out).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-        print(f"wrote {options.out}")
+    record = measure(setting(options.dry_run, rounds), options)
+    print_targets(record["ratios"])
     print(json.dumps(record["ratios"]))
+    sys.exit(1 if record["failed"] else 0)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as it is written to the file."""
-    from course_lib.flash import triton_kernels as kernels
+def setting(dry_run: bool, rounds: int) -> Setting:
+    """Sizes for a GPU, or for the interpreter."""
+    if dry_run:
+        caches = {"gqa_dry": (1, 4, 2, 48, 16)}
+        return Setting("cpu", torch.bfloat16, 16, 32, rounds, 2, caches)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    caches = {  # half a gigabyte each
+        "gqa_batch4": (4, 32, 8, 32_768, 128),
+        "gqa_batch1": (1, 32, 8, 131_072, 128),
+        "mha_batch1": (1, 32, 32, 32_768, 128),
+    }
+    dtype = torch.bfloat16 if has_bf16 else torch.float16
+    return Setting("cuda", dtype, 2048, 16_384, rounds, 3, caches)
 
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else (
-        torch.float16
-    )  # fmt: skip
-    record: dict[str, Any] = {
+
+def measure(s: Setting, options: argparse.Namespace) -> Record:
+    """Section by section; the record is written after each."""
+    record: Record = {
         "benchmark": "flash_gpu",
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(),
-        "dtype": str(dtype),
-        "rounds": options.rounds,
+        "hardware": hardware(s),
+        "dry_run": options.dry_run,
+        "dtype": str(s.dtype),
+        "rounds": s.rounds,
         "forward": {},
         "backward": {},
         "steps": {},
+        "decode": {},
         "errors": {},
         "left_out": {},
+        "failed": {},
+        "seconds": {},
         "ratios": {},
     }
-    for D in options.dims:
-        for length in options.lengths:
-            one_shape(record, D, length, dtype, options)
-        steps(record, D, max(options.lengths), dtype, options.rounds)
-    record["decode"] = decode(record, dtype, options.rounds)
-    record["chosen"] = {" ".join(map(str, k)): vars(c) for k, c in kernels.CHOSEN.items()}
-    if options.sweep:
-        record["sweep"] = sweep(options, dtype)
+    begin = time.monotonic()
+    for name, section in sections(s, options):
+        started = time.monotonic()
+        if started - begin > 60 * options.minutes:
+            record["left_out"][name] = "no time left"
+        else:
+            try:
+                section(record)
+            except Exception as error:
+                traceback.print_exc()
+                record["failed"][name] = first_line(error)
+            record["seconds"][name] = round(time.monotonic() - started, 1)
+            record["tuning"] = tuning()
+        save(record, options.out)
+    if options.out != "-":
+        print(f"wrote {options.out}")
     return record
 
 
-def one_shape(
-    record: dict[str, Any], D: int, length: int, dtype: torch.dtype, options: argparse.Namespace
+def sections(
+    s: Setting, options: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[Record], None]]]:
+    """Name and work of each section, the most important first."""
+    for i, D in enumerate(options.dims):
+        for length in options.lengths:
+            yield f"d{D} T{length}", partial(one_shape, s=s, D=D, length=length)
+        if i == 0:
+            yield "decode", partial(decode, s=s)
+        yield f"steps d{D}", partial(steps, s=s, D=D, length=max(options.lengths))
+    if not options.no_flex:  # it compiles for half a minute each
+        for D in options.dims:
+            yield f"flex d{D}", partial(flex, s=s, D=D, length=max(options.lengths))
+
+
+def save(record: Record, out: str) -> None:
+    """Write the whole record or leave the old one, also if the machine is taken away meanwhile."""
+    if out == "-":
+        return
+    new = Path(out).with_suffix(".new")
+    new.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    new.replace(out)
+
+
+def tuning() -> dict[str, dict[str, float | str]]:
+    """What the library tried when it chose its tiles: milliseconds, or why one does not work."""
+    from course_lib.flash.triton_kernels import CHOSEN, TRIED, Config
+
+    def label(c: Config) -> str:
+        how = " tma" * c.tma + " atomic" * c.dq_atomic
+        return f"{c.block_q} x {c.block_k}, {c.warps} warps, {c.stages} stages{how}"
+
+    return {
+        " ".join(map(str, key)): {
+            "chosen": label(CHOSEN[key]),
+            **{
+                label(c): round(found, 4) if isinstance(found, float) else found
+                for c, found in tried.items()
+            },
+        }
+        for key, tried in TRIED.items()
+        if key in CHOSEN
+    }
+
+
+def note(record: Record, ours: bool, name: str, error: Exception) -> None:
+    """Keep why there is no time: a failure if it is ours, else something left out."""
+    kind = "failed" if ours else "left_out"
+    record[kind][name] = first_line(error)
+    print(f"{kind.replace('_', ' '):<8} {name}: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of a message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['?'])[0][:200]}"
+
+
+def print_targets(ratios: dict[str, float]) -> None:
+    """Each ratio that the course has a target for, beside it."""
+    for name, ratio in ratios.items():
+        for start, end, target in TARGETS:
+            if name.startswith(start) and name.endswith(end):
+                verdict = "reached" if ratio >= target else f"short by {target - ratio:.3f}"
+                print(f"target   {name:<34} {ratio:7.3f} of {target:.2f}: {verdict}")
+        if name.startswith("forward") and name.endswith("16384_causal_over_full"):
+            verdict = "reached" if ratio <= 0.54 else f"above by {ratio - 0.54:.3f}"
+            print(f"target   {name:<34} {ratio:7.3f}, at most 0.54: {verdict}")
+    for start, end in (*(target[:2] for target in TARGETS), ("forward", "16384_causal_over_full")):
+        if not any(name.startswith(start) and name.endswith(end) for name in ratios):
+            print(f"target   {start}_.._{end}: not measured")
+
+
+# --- forward and backward ------------------------------------------------------------------------
+
+
+def one_shape(record: Record, s: Setting, D: int, length: int) -> None:
+    """Forward and backward of all variants but FlexAttention at one head dimension and length."""
+    time_variants(record, s, D, length, variants())
+
+
+def flex(record: Record, s: Setting, D: int, length: int) -> None:
+    """FlexAttention beside ours."""
+    calls = {"ours": variants()["ours"], "flex": flex_call(s, length)}
+    time_variants(record, s, D, length, calls, only="flex")
+
+
+def time_variants(
+    record: Record, s: Setting, D: int, length: int, calls: dict[str, Call], only: str = ""
 ) -> None:
-    """Forward and backward of all variants at one head dimension and length."""
-    batch, heads = max(1, TOKENS // length), HIDDEN // D
-    sets = [inputs(batch, heads, length, D, dtype, seed) for seed in range(SETS)]
+    """Check, then time; with `only`, the record keeps that variant and its ratio alone."""
+    batch, heads = max(1, s.tokens // length), s.hidden // D
+    sets = [inputs(s, batch, heads, length, D, seed) for seed in range(s.sets)]
     flops = 4 * batch * heads * length**2 * D / 2
     name = f"d{D}_T{length}"
-    calls = variants(length, flex=not options.no_flex)
+    wanted: dict[bool, list[torch.Tensor]] = {}
     working = {}
     for variant, call in calls.items():
+        is_full = "full" in variant
         try:
-            record["errors"][f"{name} {variant}"] = check(call, sets[0], "full" in variant)
+            if is_full not in wanted:
+                wanted[is_full] = one_head(*(x[-1, -1].double() for x in sets[0]), is_full)
+            record["errors"][f"{name} {variant}"] = check(call, sets[0], wanted[is_full])
             working[variant] = call
         except Exception as error:
-            record["left_out"][f"{name} {variant}"] = (str(error).splitlines() or ["?"])[0][:200]
+            note(record, variant.startswith("ours"), f"{name} {variant}", error)
     for direction, prepare, factor in (("forward", forward_of, 1), ("backward", backward_of, 2.5)):
-        times: dict[str, float] = {}
         runs = {}
         for variant, call in working.items():
             try:
-                runs[variant] = [prepare(call, s) for s in sets]
+                runs[variant] = [prepare(call, tensors) for tensors in sets]
             except Exception as error:
-                record["left_out"][f"{name} {variant} {direction}"] = str(error)[:200]
-        for variant, ms in take_turns(runs, options.rounds).items():
+                ours = variant.startswith("ours")
+                note(record, ours, f"{name} {variant} {direction}", error)
+        times = take_turns(runs, s.rounds)
+        for variant, ms in times.items():
             work = flops * factor * (2 if "full" in variant else 1)
-            times[variant] = ms
-            record[direction].setdefault(name, {})[variant] = {
-                "median_ms": round(ms, 4),
-                "tflops": round(work / ms / 1e9, 1),
-            }
+            found = {"median_ms": round(ms, 4), "tflops": round(work / ms / 1e9, 1)}
+            if direction == "forward":
+                found["peak_mb"] = peak_megabytes(runs[variant][0])
+            if only in variant:
+                record[direction].setdefault(name, {})[variant] = found
             print(f"{direction:<8} {name:<11} {variant:<10} {ms:9.3f} ms {work / ms / 1e9:7.1f}")
         del runs
-        ratios(record["ratios"], f"{direction}_{name}", times)
-        torch.cuda.empty_cache()
+        record["ratios"].update(ratios(f"{direction}_{name}", times))
+        if s.device == "cuda":
+            torch.cuda.empty_cache()
 
 
-def steps(record: dict[str, Any], D: int, length: int, dtype: torch.dtype, rounds: int) -> None:
+def ratios(name: str, times: dict[str, float]) -> dict[str, float]:
+    """Speed of ours over that of each other variant; causal time over full time."""
+    if "ours" not in times:
+        return {}
+    found = {
+        f"{name}_over_{other}": round(times[other] / times["ours"], 3)
+        for other in ("cudnn", "default", "flash", "flex")
+        if other in times
+    }
+    if "ours full" in times:
+        found[f"{name}_causal_over_full"] = round(times["ours"] / times["ours full"], 3)
+    return found
+
+
+def steps(record: Record, s: Setting, D: int, length: int) -> None:
     """From the teaching kernel to the tuned one, a step at a time, forward and causal.
 
     All but the last use the same tiles, so that a step shows its own gain.
@@ -142,19 +328,21 @@ def steps(record: dict[str, Any], D: int, length: int, dtype: torch.dtype, round
     from course_lib.flash import flash_attention, triton_kernels
     from course_lib.flash.triton_steps import step_attention
 
-    capability = torch.cuda.get_device_capability()
-    base = triton_kernels.candidates("forward", capability, D, dtype)[-1]
+    capability = torch.cuda.get_device_capability() if s.device == "cuda" else None
+    base = triton_kernels.candidates("forward", capability, D, s.dtype)[-1]
     calls: dict[str, Call] = {
         "teaching kernel": partial(step_attention, config=base),
         "+ exp2, folded scale": partial(step_attention, exp2=True, config=base),
         "+ two loops": partial(step_attention, exp2=True, split=True, config=base),
-        "+ long rows first": partial(flash_attention, config=base),
+        "+ one loop, long rows first": partial(flash_attention, config=base),
     }
-    if capability[0] >= 9:
+    if capability is None or capability[0] >= 9:
         calls["+ TMA descriptors"] = partial(flash_attention, config=replace(base, tma=True))
     calls["+ tile size tried out"] = flash_attention
-    batch, heads = max(1, TOKENS // length), HIDDEN // D
-    sets = [inputs(batch, heads, length, D, dtype, seed) for seed in range(SETS)]
+    batch, heads = max(1, s.tokens // length), s.hidden // D
+    sets = [inputs(s, batch, heads, length, D, seed) for seed in range(s.sets)]
+    if s.device == "cpu":  # the interpreter multiplies no bfloat16, and only the library says so
+        sets = [[x.float() for x in tensors] for tensors in sets]
     name, flops = f"d{D}_T{length}", 4 * batch * heads * length**2 * D / 2
     right = one_head(*(x[-1, -1].double() for x in sets[0]), is_full=False)[0]
     runs = {}
@@ -162,33 +350,20 @@ def steps(record: dict[str, Any], D: int, length: int, dtype: torch.dtype, round
         try:
             with torch.no_grad():
                 o = call(*sets[0][:3])[-1, -1].double()
-            error = ((o - right).abs().max() / right.abs().max()).item()
-            if not error <= 0.03:
-                raise ValueError(f"off by {error:.2g} of its largest value")
-            runs[step] = [forward_of(call, s) for s in sets]
-        except Exception as reason:
-            record["left_out"][f"{name} step {step}"] = (str(reason).splitlines() or ["?"])[0][:200]
-    for step, ms in take_turns(runs, rounds).items():
+            compare("o", o, right, 0.03)
+            runs[step] = [forward_of(call, tensors) for tensors in sets]
+        except Exception as error:  # all of them are ours
+            note(record, True, f"{name} step {step}", error)
+    for step, ms in take_turns(runs, s.rounds).items():
         found = {"median_ms": round(ms, 4), "tflops": round(flops / ms / 1e9, 1)}
         record["steps"].setdefault(name, {})[step] = found
-        print(f"step     {name:<11} {step:<22} {ms:9.3f} ms {found['tflops']:7.1f}")
-
-
-def ratios(found: dict[str, float], name: str, times: dict[str, float]) -> None:
-    """Speed of ours over that of each other variant; causal time over full time."""
-    if "ours" not in times:
-        return
-    for other in ("cudnn", "default", "flash", "flex"):
-        if other in times:
-            found[f"{name}_over_{other}"] = round(times[other] / times["ours"], 3)
-    if "ours full" in times:
-        found[f"{name}_causal_over_full"] = round(times["ours"] / times["ours full"], 3)
+        print(f"step     {name:<11} {step:<28} {ms:9.3f} ms {found['tflops']:7.1f}")
 
 
 # --- variants ------------------------------------------------------------------------------------
 
 
-def variants(length: int, *, flex: bool) -> dict[str, Call]:
+def variants() -> dict[str, Call]:
     """Name -> attention(q, k, v); all causal but `ours full`."""
     from course_lib.flash import flash_attention
     from course_lib.masks import causal
@@ -198,29 +373,33 @@ def variants(length: int, *, flex: bool) -> dict[str, Call]:
             return F.scaled_dot_product_attention(*qkv, is_causal=True)
 
     rule = causal()
-    calls: dict[str, Call] = {
+    return {
         "ours": lambda q, k, v: flash_attention(q, k, v, rule),
         "ours full": lambda q, k, v: flash_attention(q, k, v, None),
         "cudnn": partial(sdpa, SDPBackend.CUDNN_ATTENTION),
         "flash": partial(sdpa, SDPBackend.FLASH_ATTENTION),
         "default": partial(sdpa, None),
     }
-    if flex:
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        blocks = create_block_mask(rule.mask_mod, None, None, length, length, device=DEVICE)
-        compiled = torch.compile(flex_attention, dynamic=False)
-        calls["flex"] = lambda q, k, v: compiled(q, k, v, block_mask=blocks)
-    return calls
+
+def flex_call(s: Setting, length: int) -> Call:
+    """FlexAttention with the same rule, compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    from course_lib.masks import causal
+
+    blocks = create_block_mask(causal().mask_mod, None, None, length, length, device=s.device)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, block_mask=blocks)
 
 
 def inputs(
-    batch: int, heads: int, length: int, D: int, dtype: torch.dtype, seed: int
+    s: Setting, batch: int, heads: int, length: int, D: int, seed: int
 ) -> list[torch.Tensor]:
     """q, k, v and dO, random normal."""
-    generator = torch.Generator(DEVICE).manual_seed(seed)
+    generator = torch.Generator(s.device).manual_seed(seed)
     shape = (batch, heads, length, D)
-    return [torch.randn(shape, generator=generator, device=DEVICE).to(dtype) for _ in range(4)]
+    return [torch.randn(shape, generator=generator, device=s.device).to(s.dtype) for _ in range(4)]
 
 
 def forward_of(call: Call, tensors: list[torch.Tensor]) -> Callable[[], object]:
@@ -244,26 +423,28 @@ def backward_of(call: Call, tensors: list[torch.Tensor]) -> Callable[[], object]
 # --- right before fast ---------------------------------------------------------------------------
 
 
-def check(call: Call, tensors: list[torch.Tensor], is_full: bool) -> dict[str, float]:
-    """Largest relative errors of output and gradients of one head, against float64.
+def check(call: Call, tensors: list[torch.Tensor], wanted: list[torch.Tensor]) -> dict[str, float]:
+    """Largest relative errors of output and gradients of the last head, against float64.
 
     Raises:
         ValueError: if one is larger than half precision explains.
     """
     q, k, v = (x.detach().clone().requires_grad_() for x in tensors[:3])
     o = call(q, k, v)
-    do = tensors[3]
-    got = (o, *torch.autograd.grad(o, (q, k, v), do))
-    b, h = q.shape[0] - 1, q.shape[1] - 1
-    wanted = one_head(*(x[b, h].detach().double() for x in (q, k, v, do)), is_full)
+    got = (o, *torch.autograd.grad(o, (q, k, v), tensors[3]))
     bound = 0.03 if q.dtype == torch.bfloat16 else 0.005
-    errors = {}
-    for name, x, right in zip(("o", "dq", "dk", "dv"), got, wanted, strict=True):
-        error = ((x[b, h].double() - right).abs().max() / right.abs().max()).item()
-        errors[name] = float(f"{error:.2g}")
-        if not error <= bound:
-            raise ValueError(f"{name} is off by {error:.2g} of its largest value")
-    return errors
+    return {
+        name: compare(name, x[-1, -1].detach().double(), right, bound)
+        for name, x, right in zip(("o", "dq", "dk", "dv"), got, wanted, strict=True)
+    }
+
+
+def compare(name: str, got: torch.Tensor, right: torch.Tensor, bound: float) -> float:
+    """The largest error, as a share of the largest value; NaN fails too."""
+    error = ((got - right).abs().max() / right.abs().max()).item()
+    if not error <= bound:
+        raise ValueError(f"{name} is off by {error:.2g} of its largest value")
+    return float(f"{error:.2g}")
 
 
 def one_head(
@@ -289,13 +470,13 @@ def one_head(
     return [o, dq, dk, dv]
 
 
-# --- time ----------------------------------------------------------------------------------------
+# --- time and memory -----------------------------------------------------------------------------
 
 
 def take_turns(runs: dict[str, list[Callable[[], object]]], rounds: int) -> dict[str, float]:
     """Median milliseconds of each variant; all run once a round, each time on the next inputs."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-3, rounds):  # three rounds to warm up
+    for turn in range(-min(3, rounds), rounds):  # the first ones warm up
         for name, calls in runs.items():
             ms = timed(calls[turn % len(calls)])
             if turn >= 0:
@@ -304,10 +485,15 @@ def take_turns(runs: dict[str, list[Callable[[], object]]], rounds: int) -> dict
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Milliseconds between two events around one call."""
+    """Milliseconds between two events around one call; of the clock in a dry run."""
+    if not torch.cuda.is_available():
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    torch.cuda._sleep(200_000)  # the call is queued before the GPU gets to it: no launch time
+    # About a millisecond, in which Python queues the whole call: no time to launch is measured.
+    torch.cuda._sleep(2_000_000)
     begin.record()
     run()
     end.record()
@@ -315,103 +501,94 @@ def timed(run: Callable[[], object]) -> float:
     return begin.elapsed_time(end)
 
 
-def copy_speed(rounds: int, size: int = 2**29) -> float:
+def peak_megabytes(run: Callable[[], object]) -> float | None:
+    """Memory of one call beyond its inputs, the output among it."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+
+
+def copy_speed(s: Setting) -> float:
     """Bytes a second of copying: each is read once and written once."""
-    source = torch.zeros(size, dtype=torch.uint8, device=DEVICE).random_()
+    size = 2**29 if s.device == "cuda" else 2**20
+    source = torch.zeros(size, dtype=torch.uint8, device=s.device).random_()
     target = torch.empty_like(source)
-    ms = take_turns({"copy": [lambda: target.copy_(source)]}, rounds)["copy"]
+    ms = take_turns({"copy": [lambda: target.copy_(source)]}, s.rounds)["copy"]
     return 2 * size / ms * 1e3
 
 
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def decode(record: dict[str, Any], dtype: torch.dtype, rounds: int) -> dict[str, Any]:
-    """One step against a cache of about 1 GB: bytes of the cache a second, beside a copy."""
+def decode(record: Record, s: Setting) -> None:
+    """One step against a long cache: bytes of the cache a second, beside a copy."""
+    copy = copy_speed(s)
+    record["decode"]["copy_gb_s"] = round(copy / 1e9, 1)
+    for name, shape in s.caches.items():
+        try:
+            found = decode_one(record, name, s, shape)
+        except Exception as error:
+            note(record, True, f"decode {name}", error)
+            continue
+        record["decode"][name] = found
+        share = found["ours_gb_s"] * 1e9 / copy
+        record["ratios"][f"decode_{name}_over_copy"] = round(share, 3)
+        print(f"decode   {name:<11} {found['ours_ms']:9.3f} ms {share:7.3f} of copy")
+
+
+def decode_one(
+    record: Record, name: str, s: Setting, shape: tuple[int, int, int, int, int]
+) -> dict[str, float]:
+    """Time and speed of ours and of SDPA, after a look at the result."""
+    batch, heads, kv_heads, length, D = shape
     from course_lib.flash import flash_decode
-    from course_lib.masks import causal
 
-    copy = copy_speed(rounds)
-    result: dict[str, Any] = {"copy_gb_s": round(copy / 1e9, 1)}
-    for name, (batch, heads, kv_heads, length) in {
-        "gqa_batch4": (4, 32, 8, 32_768),
-        "gqa_batch1": (1, 32, 8, 131_072),
-        "mha_batch1": (1, 32, 32, 32_768),
-    }.items():
-        generator = torch.Generator(DEVICE).manual_seed(0)
-        shapes = ((heads, 1), (kv_heads, length), (kv_heads, length))
-        q, k, v = (
-            torch.randn((batch, h, t, 128), generator=generator, device=DEVICE).to(dtype)
-            for h, t in shapes
-        )
-        o = flash_decode(q, k, v)
-        head = [x[-1, -1].double() for x in (q, k, v)]
-        s = (head[0] @ head[1].T / math.sqrt(128)).masked_fill(
-            ~causal().tensor(torch.tensor([length - 1], device=DEVICE), length), -math.inf
-        )
-        right = torch.softmax(s, -1) @ head[2]
-        error = ((o[-1, -1].double() - right).abs().max() / right.abs().max()).item()
-        if not error < 0.03:
-            raise ValueError(f"decode {name} is off by {error:.2g} of its largest value")
-        calls = {"ours": [lambda q=q, k=k, v=v: flash_decode(q, k, v)]}
-        gqa = heads != kv_heads
-        sdpa = partial(F.scaled_dot_product_attention, q, k, v, enable_gqa=gqa)
-        calls["default"] = [sdpa]  # one query sees all keys: no mask
-        times = take_turns(calls, rounds)
-        size = 2 * k.numel() * k.element_size()
-        speeds = {variant: size / t * 1e3 for variant, t in times.items()}
-        result[name] = {
-            "cache_gb": round(size / 1e9, 3),
-            "relative_error": float(f"{error:.2g}"),
-            **{f"{variant}_ms": round(t, 4) for variant, t in times.items()},
-            **{f"{variant}_gb_s": round(x / 1e9, 1) for variant, x in speeds.items()},
-        }
-        record["ratios"][f"decode_{name}_over_copy"] = round(speeds["ours"] / copy, 3)
-        print(f"decode   {name:<11} {times['ours']:9.3f} ms {speeds['ours'] / copy:7.3f} of copy")
-        del q, k, v, o, head
-    return result
+    generator = torch.Generator(s.device).manual_seed(0)
+    q, k, v = (
+        torch.randn((batch, h, t, D), generator=generator, device=s.device).to(s.dtype)
+        for h, t in ((heads, 1), (kv_heads, length), (kv_heads, length))
+    )
+    last = [x[-1, -1].double() for x in (q, k, v)]  # one query that sees all keys: no mask
+    right = torch.softmax(last[0] @ last[1].T / math.sqrt(D), -1) @ last[2]
+    error = compare("o", flash_decode(q, k, v)[-1, -1].double(), right, 0.03)
+    sdpa = partial(F.scaled_dot_product_attention, q, k, v, enable_gqa=heads != kv_heads)
+    runs: dict[str, list[Callable[[], object]]] = {"ours": [lambda: flash_decode(q, k, v)]}
+    try:
+        sdpa()
+        runs["default"] = [sdpa]
+    except Exception as reason:
+        note(record, False, f"decode {name} default", reason)
+    times = take_turns(runs, s.rounds)
+    size = 2 * k.numel() * k.element_size()
+    return {
+        "cache_gb": round(size / 1e9, 3),
+        "relative_error": error,
+        **{f"{variant}_ms": round(ms, 4) for variant, ms in times.items()},
+        **{f"{variant}_gb_s": round(size / ms / 1e6, 1) for variant, ms in times.items()},
+    }
 
 
-# --- tuning --------------------------------------------------------------------------------------
-
-
-def sweep(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, dict[str, float | str]]:
-    """Milliseconds of every tile size in the tables, at 8,192 tokens."""
-    from course_lib.flash import triton_kernels as kernels
-    from course_lib.masks import causal
-
-    found: dict[str, dict[str, float | str]] = {}
-    capability, rule = torch.cuda.get_device_capability(), causal()
-    for D in options.dims:
-        q, k, v, do = inputs(2, HIDDEN // D, 8192, D, dtype, 0)
-        scale = 1 / math.sqrt(D)
-        o, lse2 = kernels.forward(q, k, v, rule, scale)
-        delta = kernels.row_delta(o, do)
-        runs = {
-            "forward": partial(kernels.forward, q, k, v, rule, scale),
-            "backward": partial(kernels.backward, do, q, k, v, lse2, delta, rule, scale),
-        }
-        for which, run in runs.items():
-            table = found.setdefault(f"{which} d{D}", {})
-            for config in kernels.candidates(which, capability, D, dtype):
-                try:
-                    times = take_turns({"one": [partial(run, config)]}, options.rounds)
-                    table[str(config)] = round(times["one"], 4)
-                except Exception as error:
-                    table[str(config)] = (str(error).splitlines() or ["?"])[0][:100]
-                print(f"sweep    {which} d{D} {config}: {table[str(config)]}")
-    return found
-
-
-def hardware() -> dict[str, str]:
+def hardware(s: Setting) -> dict[str, str]:
     """What a reader must know to compare."""
     import triton
 
+    versions = {
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+    }
+    if s.device == "cpu":
+        return {"device": "no GPU, a dry run whose times mean nothing", **versions}
     properties = torch.cuda.get_device_properties(0)
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         driver = ""
     return {
         "device": properties.name,
@@ -421,9 +598,7 @@ def hardware() -> dict[str, str]:
         "driver": (driver.splitlines() or ["unknown"])[0],
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
+        **versions,
     }
 
 

@@ -7,10 +7,12 @@ every tile of P = exp(S - lse) again and from it, with delta = rowsum(dO * O):
 
 - `keys_kernel` walks, for one block of keys, over the queries that see it: dK and dV, and all
   heads that share the block (GQA), with no atomics.
-- `queries_kernel` walks, for one block of queries, over its keys: dQ. Together they multiply
+- `queries_kernel` walks, for one block of queries, over its keys: dQ (and fetches values before
+  keys, for the reason given in `triton_forward`). Together they multiply
   seven matrices a tile, and give the same bits every time.
 - With DQ_ATOMIC the first kernel adds its part of dQ to memory itself, which saves two of the
-  seven products and the second kernel, and gives up the fixed order of the sum.
+  seven products and the second kernel, and gives up the fixed order of the sum; so it is not
+  chosen after torch.use_deterministic_algorithms(True).
 
 Sources: T. Dao et al., FlashAttention, 2022, arXiv:2205.14135, algorithm 4; T. Dao,
 FlashAttention-2, 2023, arXiv:2307.08691, section 3.2. This module imports triton.
@@ -22,18 +24,19 @@ FlashAttention-2, 2023, arXiv:2307.08691, section 3.2. This module imports trito
 import triton
 import triton.language as tl
 
-from course_lib.flash.triton_forward import heavy_first, tile_at
+from course_lib.flash.triton_forward import COUNTS, heavy_first, tile_at
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def delta_kernel(
     o_ptr, do_ptr, delta_ptr, n_queries, padded_queries, n_heads,
     o_stride_b, o_stride_h, o_stride_t, do_stride_b, do_stride_h, do_stride_t,
     D: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
     """delta = rowsum(dO * O), float32 [B * H, padded Tq]."""
-    first = tl.program_id(0) * BLOCK_Q
-    bh = tl.program_id(1)
+    n_tiles = tl.cdiv(n_queries, BLOCK_Q)
+    first = tl.program_id(0) % n_tiles * BLOCK_Q
+    bh = tl.program_id(0) // n_tiles
     b, h = bh // n_heads, bh % n_heads
     o = tile_at(
         o_ptr, b, h, first, n_queries, o_stride_b, o_stride_h, o_stride_t, D, BLOCK_Q, True, False
@@ -67,7 +70,7 @@ def _keys_step(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def keys_kernel(
     q_source, k_source, v_source, do_source, lse_ptr, delta_ptr, dk_ptr, dv_ptr, dq_ptr,
     full_starts, full_list, partial_starts, partial_list, pattern_list, patterns,
@@ -190,7 +193,7 @@ def _queries_step(
     return tl.dot(ds, k, dq, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def queries_kernel(
     q_source, k_source, v_source, do_source, lse_ptr, delta_ptr, dq_ptr,
     full_starts, full_list, partial_starts, partial_list, pattern_list, patterns,
@@ -243,12 +246,12 @@ def queries_kernel(
             start = tl.load(full_list + n) * BLOCK_K
         else:
             start = n * BLOCK_K
-        k = tile_at(
-            k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-            D, BLOCK_K, False, TMA,
-        )  # fmt: skip
         v = tile_at(
             v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
+            D, BLOCK_K, False, TMA,
+        )  # fmt: skip
+        k = tile_at(
+            k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
             D, BLOCK_K, False, TMA,
         )  # fmt: skip
         dq = _queries_step(dq, q, do, k, v, lse, delta, None, scale2, False, PRECISION)
@@ -264,12 +267,12 @@ def queries_kernel(
                 visible = (start + in_k)[None, :] <= (row + offset)[:, None]
             else:
                 visible = (start + in_k < n_keys)[None, :] & (row >= 0)[:, None]
-        k = tile_at(
-            k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-            D, BLOCK_K, True, TMA,
-        )  # fmt: skip
         v = tile_at(
             v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
+            D, BLOCK_K, True, TMA,
+        )  # fmt: skip
+        k = tile_at(
+            k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
             D, BLOCK_K, True, TMA,
         )  # fmt: skip
         dq = _queries_step(dq, q, do, k, v, lse, delta, visible, scale2, True, PRECISION)

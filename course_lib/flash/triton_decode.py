@@ -19,10 +19,10 @@ import triton.language as tl
 from course_lib.flash.triton_forward import tile_at
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_splits"])
 def split_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr, lengths_ptr,
-    n_queries, n_keys, n_kv_heads, heads_a_kv, keys_a_split, scale2,
+    n_splits, n_queries, n_keys, n_kv_heads, heads_a_kv, keys_a_split, scale2,
     q_stride_b, q_stride_h, q_stride_t, k_stride_b, k_stride_h, k_stride_t,
     v_stride_b, v_stride_h, v_stride_t,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
@@ -33,11 +33,11 @@ def split_kernel(
     Writes part [B * Hkv, splits, rows, D] and lse2 [B * Hkv, splits, rows], float32; a row that
     sees nothing of this piece gets -inf.
     """
-    split, b_kv = tl.program_id(0), tl.program_id(1)
+    split, b_kv = tl.program_id(0) % n_splits, tl.program_id(0) // n_splits
     b, kv = b_kv // n_kv_heads, b_kv % n_kv_heads
     length = n_keys
     if HAS_LENGTHS:
-        length = tl.load(lengths_ptr + b).to(tl.int32)
+        length = tl.minimum(tl.load(lengths_ptr + b).to(tl.int32), n_keys)  # never beyond the cache
     row = tl.arange(0, ROWS)  # query t of head g of the group is row g * n_queries + t
     n_rows = heads_a_kv * n_queries
     h = kv * heads_a_kv + row // n_queries
@@ -73,32 +73,37 @@ def split_kernel(
     dead = total == 0.0
     part = acc / tl.where(dead, 1.0, total)[:, None]
     lse = tl.where(dead, float("-inf"), peak + tl.math.log2(tl.where(dead, 1.0, total)))
-    out = (b_kv * tl.num_programs(0) + split).to(tl.int64) * n_rows + row
+    out = (b_kv * n_splits + split).to(tl.int64) * n_rows + row
     tl.store(part_ptr + out[:, None] * D + in_d[None, :], part, mask=(row < n_rows)[:, None])
     tl.store(lse_ptr + out, lse, mask=row < n_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_splits"])
 def merge_kernel(
     part_ptr, lse_ptr, o_ptr, n_splits, n_rows, n_queries, n_kv_heads, heads_a_kv,
-    o_stride_b, o_stride_h, o_stride_t, D: tl.constexpr,
+    o_stride_b, o_stride_h, o_stride_t, D: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """One row of the output: the pieces' outputs, weighted by exp2 of their lse2."""
-    row, b_kv = tl.program_id(0), tl.program_id(1)
+    """One row of the output: the pieces' outputs, weighted by exp2 of their lse2.
+
+    PIECES at a time: fetching them one after another would wait for memory once a piece.
+    """
+    row, b_kv = tl.program_id(0) % n_rows, tl.program_id(0) // n_rows
     b, kv = b_kv // n_kv_heads, b_kv % n_kv_heads
     in_d = tl.arange(0, D)
     peak = float("-inf")
     total = 0.0
     acc = tl.zeros([D], tl.float32)
-    for split in range(0, n_splits):
+    for first in range(0, n_splits, PIECES):
+        split = first + tl.arange(0, PIECES)
+        there = split < n_splits
         at = (b_kv * n_splits + split).to(tl.int64) * n_rows + row
-        lse = tl.load(lse_ptr + at)
-        part = tl.load(part_ptr + at * D + in_d)
-        new_peak = tl.maximum(peak, lse)
+        lse = tl.load(lse_ptr + at, mask=there, other=float("-inf"))
+        part = tl.load(part_ptr + at[:, None] * D + in_d[None, :], mask=there[:, None], other=0.0)
+        new_peak = tl.maximum(peak, tl.max(lse, axis=0))
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         shrink, weight = tl.math.exp2(peak - base), tl.math.exp2(lse - base)
-        total = total * shrink + weight
-        acc = acc * shrink + part * weight
+        total = total * shrink + tl.sum(weight, axis=0)
+        acc = acc * shrink + tl.sum(part * weight[:, None], axis=0)
         peak = new_peak
     o = acc / tl.where(total == 0.0, 1.0, total)
     h, t = kv * heads_a_kv + row // n_queries, row % n_queries

@@ -2,12 +2,20 @@
 
 What it adds to the teaching version, and why:
 - exp2 instead of exp, with log2(e) folded into the scale: one multiplication less a score;
-- full tiles in a loop of their own, without mask arithmetic; only the others pay for the mask;
+- full tiles without mask arithmetic, which stands behind a branch. The branch is in the one loop
+  over all tiles: with a second loop for the partial ones the flow of tiles from memory would stop
+  and start again, more registers are needed, and without TMA the assembler then makes matrix
+  instructions wait for each other (its note C7515). Lists of tiles have two loops all the same;
 - any rule, by the lists of `tile_plan`; the causal one needs no lists, it compares positions;
 - grouped heads (GQA), queries that come after a cache, any length, any strides;
 - heavy tiles first within groups of heads whose keys fit in L2, so that no processor is left with
   the longest row of tiles at the end;
-- TMA descriptors on Hopper, ordinary pointers elsewhere.
+- TMA descriptors on Hopper, ordinary pointers elsewhere;
+- values loaded before keys: the compiler puts a barrier between a copy into shared memory and the
+  next product that reads that memory, unless one stands there already. With the keys first, triton
+  3.7 puts it between the softmax and the second product, where it makes the two groups of warps
+  march in step; this way it stands at the top of the loop, and one group's softmax can run beside
+  the other's products.
 
 Sources: T. Dao et al., FlashAttention, 2022, arXiv:2205.14135, algorithm 1; T. Dao,
 FlashAttention-2, 2023, arXiv:2307.08691, section 3.1; the heavy-first order within groups is that
@@ -24,6 +32,9 @@ import triton.language as tl
 
 #: What MODE says about the mask.
 FULL, CAUSAL, TILES = 0, 1, 2
+#: Numbers that change from batch to batch. Triton would compile a kernel again for each that is 1
+#: or a multiple of 16; these are only used outside the loops, where that gains nothing.
+COUNTS = ["n_heads", "n_kv_heads", "n_sequences", "heads_a_group", "list_stride_b"]
 
 
 @triton.jit
@@ -65,14 +76,11 @@ def heavy_first(n_tiles, n_heads, heads_a_group, CAUSAL_ORDER: tl.constexpr):
 
 
 @triton.jit
-def _update(
-    peak, total, acc, q, k, v, visible, scale2,
-    MASKED: tl.constexpr, GUARD: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """One tile of the online softmax. Scores are in units of log2(e): exp2 does the rest."""
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # [BLOCK_Q, BLOCK_K], not yet scaled
-    if MASKED:
-        s = tl.where(visible, s, float("-inf"))
+def _update(peak, total, acc, s, v, scale2, GUARD: tl.constexpr, PRECISION: tl.constexpr):
+    """One step of the online softmax, in units of log2(e): exp2 does the rest.
+
+    s [BLOCK_Q, BLOCK_K] is not yet scaled, and -inf where blocked.
+    """
     new_peak = tl.maximum(peak, tl.max(s, axis=1) * scale2)
     if GUARD:  # rows that have seen nothing yet: -inf - -inf is NaN
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
@@ -86,7 +94,7 @@ def _update(
     return new_peak, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_kernel(
     q_source, k_source, v_source, o_ptr, lse_ptr,
     full_starts, full_list, partial_starts, partial_list, pattern_list, patterns,
@@ -121,34 +129,33 @@ def forward_kernel(
         begin, end = tl.load(full_starts + line), tl.load(full_starts + line + 1)
         for n in range(begin, end):
             start = tl.load(full_list + n) * BLOCK_K
-            k = tile_at(
-                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-                D, BLOCK_K, False, TMA,
-            )  # fmt: skip
             v = tile_at(
                 v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
                 D, BLOCK_K, False, TMA,
             )  # fmt: skip
-            peak, total, acc = _update(
-                peak, total, acc, q, k, v, None, scale2, False, False, PRECISION
-            )
+            k = tile_at(
+                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
+                D, BLOCK_K, False, TMA,
+            )  # fmt: skip
+            s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            peak, total, acc = _update(peak, total, acc, s, v, scale2, False, PRECISION)
         begin, end = tl.load(partial_starts + line), tl.load(partial_starts + line + 1)
         in_tile = tl.arange(0, BLOCK_Q)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
         for n in range(begin, end):
             start = tl.load(partial_list + n) * BLOCK_K
             cells = patterns + tl.load(pattern_list + n).to(tl.int64) * (BLOCK_Q * BLOCK_K)
             visible = tl.load(cells + in_tile) != 0
-            k = tile_at(
-                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-                D, BLOCK_K, True, TMA,
-            )  # fmt: skip
             v = tile_at(
                 v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
                 D, BLOCK_K, True, TMA,
             )  # fmt: skip
-            peak, total, acc = _update(
-                peak, total, acc, q, k, v, visible, scale2, True, True, PRECISION
-            )
+            k = tile_at(
+                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
+                D, BLOCK_K, True, TMA,
+            )  # fmt: skip
+            s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            s = tl.where(visible, s, float("-inf"))
+            peak, total, acc = _update(peak, total, acc, s, v, scale2, True, PRECISION)
     else:
         if MODE == 1:
             full_end = (first + offset + 1) // BLOCK_K * BLOCK_K  # all before the first query
@@ -156,40 +163,28 @@ def forward_kernel(
         else:
             full_end = n_keys // BLOCK_K * BLOCK_K
             end = n_keys
-        for start in range(0, full_end, BLOCK_K):
+        for start in range(0, end, BLOCK_K):
             start = tl.multiple_of(start, BLOCK_K)
-            k = tile_at(
-                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-                D, BLOCK_K, False, TMA,
-            )  # fmt: skip
-            v = tile_at(
-                v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
-                D, BLOCK_K, False, TMA,
-            )  # fmt: skip
-            peak, total, acc = _update(
-                peak, total, acc, q, k, v, None, scale2, False, False, PRECISION
-            )
-        for start in range(full_end, end, BLOCK_K):
-            start = tl.multiple_of(start, BLOCK_K)
-            k_pos = start + tl.arange(0, BLOCK_K)
-            if MODE == 1:
-                visible = k_pos[None, :] <= (row + offset)[:, None]
-            else:
-                visible = (k_pos < n_keys)[None, :] & (row >= 0)[:, None]
-            k = tile_at(
-                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
-                D, BLOCK_K, True, TMA,
-            )  # fmt: skip
             v = tile_at(
                 v_source, b, kv, start, n_keys, v_stride_b, v_stride_h, v_stride_t,
                 D, BLOCK_K, True, TMA,
             )  # fmt: skip
-            peak, total, acc = _update(
-                peak, total, acc, q, k, v, visible, scale2, True, False, PRECISION
-            )
+            k = tile_at(
+                k_source, b, kv, start, n_keys, k_stride_b, k_stride_h, k_stride_t,
+                D, BLOCK_K, True, TMA,
+            )  # fmt: skip
+            s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if start >= full_end:  # all threads agree: a branch, not arithmetic
+                k_pos = start + tl.arange(0, BLOCK_K)
+                if MODE == 1:
+                    visible = k_pos[None, :] <= (row + offset)[:, None]
+                else:
+                    visible = (k_pos < n_keys)[None, :] & (row >= 0)[:, None]
+                s = tl.where(visible, s, float("-inf"))
+            peak, total, acc = _update(peak, total, acc, s, v, scale2, False, PRECISION)
 
     dead = total == 0.0
-    o = acc / tl.where(dead, 1.0, total)[:, None]
+    o = acc * (1.0 / tl.where(dead, 1.0, total))[:, None]  # one division a row
     lse = tl.where(dead, float("inf"), peak + tl.math.log2(tl.where(dead, 1.0, total)))
     inside = row < n_queries
     o_first = o_ptr + b.to(tl.int64) * o_stride_b + h.to(tl.int64) * o_stride_h

@@ -1,8 +1,9 @@
 """The teaching kernel of chapter 7, and the first steps from it to the tuned one, as switches.
 
 `benchmarks/flash_gpu.py` times each step on a GPU; without any switch this is the kernel that the
-chapter builds. The steps that follow (order of the tiles, TMA descriptors, tile sizes tried out)
-are options of the library's own kernel. Causal and forward only; this module imports triton.
+chapter builds. The steps that follow (both kinds of tiles in one loop, order of the rows, TMA
+descriptors, tile sizes tried out) are the library's own kernel and its options. Causal and forward
+only; this module imports triton.
 """
 
 # Arguments of a kernel have no Python types; constexpr marks what is known when it is compiled.

@@ -695,7 +695,7 @@ with expected_error(AssertionError):
 
 # %% [markdown]
 # It passed: every comparison with NaN is false, and `max` keeps what it has.
-# In just this way a wrong formula survived in a CUDA tutorial ([CUDATutorial#69](https://github.com/PaddleJitLab/CUDATutorial/issues/69)).
+# In just this way the check of a CUDA tutorial accepted a formula from which a reader had cut a term, and whose running sum was always 0: its `fmaxf` takes NaN for nothing ([CUDATutorial#69](https://github.com/PaddleJitLab/CUDATutorial/issues/69)).
 # Ask "is the error below the bound?" and not "did I see one above it?".
 
 # %% [markdown]
@@ -845,7 +845,7 @@ for n in (80, 83):
 # Under the causal rule the keys beyond the edge are "in the future" of every real query: the mask hides the mistake.
 # With a length that is a multiple of 16 there is no edge.
 # Only the fourth case shows it, and tests with round numbers and `causal=True` never will.
-# Missing checks of bounds are among the commonest faults of these kernels: [tokamax#316](https://github.com/openxla/tokamax/issues/316) (gradients that are NaN), [triton#2626](https://github.com/triton-lang/triton/issues/2626) (right at 4,096 and off at 4,095).
+# Missing checks of bounds are among the commonest faults of these kernels: [tokamax#316](https://github.com/openxla/tokamax/issues/316) (gradients that are NaN), [jax#27224](https://github.com/jax-ml/jax/issues/27224) (right only where the length is a multiple of the block).
 #
 # ### From the teaching kernel to the library's
 #
@@ -854,13 +854,14 @@ for n in (80, 83):
 #
 # | step | why |
 # |---|---|
-# | two loops: FULL tiles first, then the PARTIAL ones | no comparison of positions where nothing is blocked; the compiler can overlap loads and products |
+# | FULL tiles without mask arithmetic: the comparison stands behind a branch in the forward pass's one loop over the tiles (a second loop for the PARTIAL ones in the backward pass, and with lists of tiles) | no score is compared where nothing is blocked, and in one loop the flow of tiles from memory does not stop before the diagonal |
 # | `exp2` with $\sigma \log_2 e$ folded into one factor | the hardware's instruction is $2^x$; one multiplication less for every score |
 # | products in half precision, sums in float32 | tensor cores; see "Half precision" |
 # | lists of tiles from `Mask.tiles` | any rule, and the same skipping as for causal |
 # | long rows of tiles first | row $i$ of a causal mask has $i$ tiles; starting with the longest keeps all processors busy to the end |
+# | TMA descriptors, on Hopper and later | the hardware finds the addresses of a whole tile and its edges, which leaves registers for the sums |
 # | tile sizes tried out on the device | the best depend on the size of a head, the precision and the GPU |
-# | a backward pass in two kernels | one walks along the rows and sums $dQ$, one along the columns and sums $dK$, $dV$: no two programs add to the same place |
+# | a backward pass in two kernels | one walks along the rows and sums $dQ$, one along the columns and sums $dK$, $dV$: no two programs add to the same place (on Hopper and later the second may also add to $dQ$, atomically, if that proves faster there) |
 # | a kernel for decoding | with one query there is one row of tiles: the *keys* are split over programs, and the pieces are joined by the same rescaling |
 #
 # What each is worth can only be measured on a GPU; see the last section.
@@ -1052,7 +1053,7 @@ gpu_result = recorded("flash_gpu")
 if gpu_result is None:
     print("No run on a GPU has been recorded yet, so there is no number to show.")
     print("On a machine with one, `python benchmarks/flash_gpu.py` records it.")
-gpu_view(gpu_result) if gpu_result else None
+gpu_view(gpu_result) if gpu_result and (gpu_result["forward"] or gpu_result["backward"]) else None
 
 # %%
 steps_view(gpu_result) if gpu_result and gpu_result.get("steps") else None
@@ -1135,7 +1136,7 @@ steps_view(gpu_result) if gpu_result and gpu_result.get("steps") else None
 # - A kernel is a program for one block of queries. Its bugs hide behind round lengths, causal masks and tests that NaN passes.
 # - SDPA is a front door: name the kernel that you want, or find out which one you got.
 #
-# **Next:** [appendix C](C_when_one_gpu_is_not_enough.ipynb) spreads one sequence over several machines with the same running maximum, sum and vector; appendix A collects the bugs of all chapters.
+# **Next:** [appendix C](C_when_one_gpu_is_not_enough.ipynb) spreads one sequence over several machines with the same running maximum, sum and vector; [appendix A](A_mask_bug_museum.ipynb) collects the bugs of all chapters.
 
 # %% [markdown]
 # ## References
@@ -1147,7 +1148,7 @@ steps_view(gpu_result) if gpu_result and gpu_result.get("steps") else None
 # - J. Dong et al., [Flex Attention](https://arxiv.org/abs/2412.05496), 2024.
 # - Data sheets: NVIDIA [H200](https://www.nvidia.com/en-us/data-center/h200/) (its 1,979 TFLOP/s are with sparsity; half of it without), [A100](https://www.nvidia.com/en-us/data-center/a100/), [T4](https://www.nvidia.com/en-us/data-center/tesla-t4/).
 # - Running maxima gone wrong: [tilelang#1148](https://github.com/tile-ai/tilelang/pull/1148), [FlagAttention#25](https://github.com/flagos-ai/FlagAttention/issues/25), [vllm#4405](https://github.com/vllm-project/vllm/pull/4405), [flash-attention#2082](https://github.com/Dao-AILab/flash-attention/issues/2082), [flashinfer#4267](https://github.com/flashinfer-ai/flashinfer/issues/4267).
-# - Gradients, edges and tests: [triton#4541](https://github.com/triton-lang/triton/issues/4541), [triton#5241](https://github.com/triton-lang/triton/pull/5241), [tokamax#316](https://github.com/openxla/tokamax/issues/316), [triton#2626](https://github.com/triton-lang/triton/issues/2626), [CUDATutorial#69](https://github.com/PaddleJitLab/CUDATutorial/issues/69).
+# - Gradients, edges and tests: [triton#4541](https://github.com/triton-lang/triton/issues/4541), [triton#5241](https://github.com/triton-lang/triton/pull/5241), [tokamax#316](https://github.com/openxla/tokamax/issues/316), [jax#27224](https://github.com/jax-ml/jax/issues/27224), [CUDATutorial#69](https://github.com/PaddleJitLab/CUDATutorial/issues/69).
 #
 # One last cell, for those who have a GPU: it checks the kernels there and times them.
 
