@@ -5,6 +5,11 @@ A. Vaswani et al., "Attention Is All You Need", 2017, equation 1:
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V
 
+A NaN or an infinity in the inputs is no error: it shows in what is computed from it, in NumPy as
+in torch. A query or key that is not finite shows in the rows that may see it; a value also in the
+others, since 0 times infinity is NaN (fused kernels do the same). NumPy's warnings would say it a
+second time, so `inf - inf` and `0 * inf` do not warn here.
+
 `attention` runs them, `trace` keeps every intermediate table of a small example, so that a person
 can check it by hand. Boolean masks: True = may attend; rows are queries, columns are keys.
 """
@@ -53,7 +58,8 @@ def scores(q: Array, k: Array, scale: float | None = None) -> Array:
         )
     _check_leading("k", q, k)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return (q @ k.swapaxes(-1, -2)) * factor  # [..., Tq, d_k] @ [..., d_k, Tk]
+    with np.errstate(invalid="ignore"):
+        return (q @ k.swapaxes(-1, -2)) * factor  # [..., Tq, d_k] @ [..., d_k, Tk]
 
 
 def masked_softmax(
@@ -96,9 +102,10 @@ def masked_softmax(
     masked = xp.where(visible, scores, -xp.inf)
     peak = xp.amax(masked, axis=-1, keepdims=True)
     peak = xp.where(empty, xp.zeros_like(peak), peak)
-    e = xp.exp(masked - peak)  # exactly 0 where blocked
-    total = xp.sum(e, axis=-1, keepdims=True)
-    return _as_dtype(e / xp.where(empty, xp.ones_like(total), total), dtype)
+    with np.errstate(invalid="ignore"):
+        e = xp.exp(masked - peak)  # exactly 0 where blocked
+        total = xp.sum(e, axis=-1, keepdims=True)
+        return _as_dtype(e / xp.where(empty, xp.ones_like(total), total), dtype)
 
 
 def attention(
@@ -147,7 +154,8 @@ def attention(
     s = scores(q, k, scale)  # [..., Tq, Tk]
     visible = _resolve(mask, q_pos, s, q)
     weights = masked_softmax(s, visible, empty_rows=empty_rows)
-    output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
+    with np.errstate(invalid="ignore"):
+        output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
     return _as_dtype(output, dtype), _as_dtype(weights, dtype)
 
 
@@ -208,7 +216,7 @@ class Trace:
         i = self.row(token)
         visible = self.mask[i]
         peak = float(self.scaled[i, visible].max()) if visible.any() else 0.0
-        shift = peak if abs(peak) > _SAFE_EXPONENT else 0.0  # exp overflows near 710
+        shift = peak if _SAFE_EXPONENT < abs(peak) < math.inf else 0.0  # exp overflows near 710
         return np.exp(np.where(visible, self.scaled[i] - shift, -np.inf)), shift
 
     def explain(self, token: str | int) -> str:

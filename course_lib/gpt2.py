@@ -1,18 +1,21 @@
-"""The weights of GPT-2 in the course's own `GPT` (chapter 5: a reader with a network can run it).
+"""The weights of GPT-2 in the course's own `GPT`, and its attention sinks (appendix A).
 
 Hugging Face's `GPT2LMHeadModel` and our `GPT` are the same computation under other names, and
 with one difference in layout: its `Conv1D` stores matrices as [in, out], `nn.Linear` as
-[out, in].
-
-    from transformers import GPT2LMHeadModel          # needs a network, once
-    hugging_face = GPT2LMHeadModel.from_pretrained("gpt2")
-    model = load_gpt2(hugging_face.state_dict())
+[out, in]. `load_gpt2` translates weights that are there; `from_pretrained` fetches them first
+(once, over the network, with the package `transformers`) or reads them from a folder.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from course_lib.gpt import GPT, GPTConfig
@@ -26,8 +29,156 @@ _BLOCK = {
     "mlp.c_fc": ("mlp.0", True),
     "mlp.c_proj": ("mlp.2", True),
 }
+#: Where Hugging Face keeps the smallest GPT-2: 124 million weights, 12 layers of 12 heads.
+GPT2 = "openai-community/gpt2"
+#: Settings that our `GPT` has built in: what a configuration calls them, and their value.
+_SETTINGS = {
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
 #: Masks that old checkpoints carry along as buffers.
 _BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+
+
+class UnavailableError(RuntimeError):
+    """The weights cannot be had here; the message says in one line why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A GPT-2 twice, with the tokenizer that cuts texts for it.
+
+    Attributes:
+        model: ours, in evaluation mode.
+        theirs: the `transformers.GPT2LMHeadModel` that it was copied from.
+        tokenizer: of `transformers`.
+    """
+
+    model: GPT
+    theirs: nn.Module
+    tokenizer: Any
+
+    def encode(self, text: str) -> Tensor:
+        """The token numbers of a text, int64 [1, T].
+
+        Raises:
+            ValueError: if the text has no token, or more than the model can hold.
+        """
+        numbers = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not 1 <= len(numbers) <= self.model.config.context:
+            raise ValueError(
+                f"text: expected 1 to {self.model.config.context} tokens; got {len(numbers)}"
+            )
+        return torch.tensor([numbers], dtype=torch.long)
+
+    def pieces(self, tokens: Tensor) -> list[str]:
+        """What each token stands for, visibly: a leading space is `_`, a line break two signs.
+
+        Args:
+            tokens: token numbers, [T] or [1, T].
+        """
+        found = (self.tokenizer.decode([int(token)]) for token in tokens.reshape(-1))
+        return [repr(piece)[1:-1].replace(" ", "_") for piece in found]
+
+
+def from_pretrained(source: str | Path = GPT2, *, dtype: torch.dtype = torch.float32) -> Pretrained:
+    """GPT-2 from Hugging Face's hub (0.5 GB, kept on disk), or from a folder.
+
+    Args:
+        source: a name on the hub, or a folder that `save_pretrained` of model and tokenizer wrote.
+        dtype: type of the weights and of the computation, theirs too.
+
+    Returns:
+        Both models and the tokenizer; the two agree up to rounding.
+
+    Raises:
+        UnavailableError: if `transformers` is not installed, or neither the network nor the disk
+            has the files.
+        ValueError: if what is there is not a GPT-2 with the settings that our `GPT` has built in.
+    """
+    try:
+        transformers = import_module("transformers")  # the course does not require it
+    except ImportError:
+        raise UnavailableError(
+            "the package transformers is not installed (pip install transformers)"
+        ) from None
+    try:
+        found, _ = transformers.GPT2Config.get_config_dict(source)
+        if not found:
+            raise OSError("it has no config.json")
+        config = _checked_config(transformers.GPT2Config, found)
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(source, dtype=dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UnavailableError(f"{source} could not be loaded: {reason}") from None
+    model = load_gpt2(theirs.state_dict(), heads=config.n_head, dtype=dtype)
+    return Pretrained(model, theirs.eval(), tokenizer)
+
+
+def _checked_config(kind: Any, found: Mapping[str, Any]) -> Any:
+    """The configuration of a GPT-2, refused if our `GPT` computes something else."""
+    if found.get("model_type") != "gpt2":
+        raise ValueError(f"source: expected a model of type gpt2; got {found.get('model_type')}")
+    config = kind.from_dict(found)
+    wanted = {**_SETTINGS, "n_inner": config.n_inner and 4 * config.n_embd}
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise ValueError(
+                f"source: expected {name}={value}, as in GPT-2; got {getattr(config, name)}"
+            )
+    return config
+
+
+def sink_share(weights: Sequence[Tensor | NDArray[Any]] | Tensor) -> NDArray[np.float64]:
+    """How much attention the first position gets, by layer and head.
+
+    Many trained models give much of it to the first token, whatever that is: an attention sink
+    (G. Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2024,
+    arXiv:2309.17453). The share here is the mean weight on key 0 over all queries but the first,
+    which under a causal mask has no choice; weights spread evenly over what is visible give the
+    number to compare with.
+
+    Args:
+        weights: attention weights, one array [H, T, T] or [B, H, T, T] a layer (as `GPT` returns
+            them), or all layers stacked; T > 1.
+
+    Returns:
+        Shares between 0 and 1, shape [L, H]; the mean over the batch if there is one.
+
+    Raises:
+        ValueError: if there is no layer, a shape is another, layers differ in shape, or a row
+            does not sum to 1.
+    """
+    layers = [_as_numpy(layer) for layer in weights]
+    if not layers:
+        raise ValueError("weights: expected at least one layer; got none")
+    for i, layer in enumerate(layers):
+        if layer.ndim not in (3, 4) or not layer.shape[-1] == layer.shape[-2] > 1:
+            raise ValueError(
+                f"weights: expected [H, T, T] or [B, H, T, T], T > 1, a layer; got "
+                f"{list(layer.shape)} in layer {i}"
+            )
+        if layer.shape != layers[0].shape:
+            raise ValueError(
+                f"weights: expected the shape of layer 0, {list(layers[0].shape)}; got "
+                f"{list(layer.shape)} in layer {i}"
+            )
+        if not np.allclose(layer.sum(axis=-1), 1, atol=1e-2):  # half precision rounds this much
+            raise ValueError(
+                f"weights: expected rows that sum to 1, as after a softmax; got others in layer {i}"
+            )
+    first = np.stack([layer[..., 1:, 0].mean(axis=-1) for layer in layers])  # [L, (B,) H]
+    return first if first.ndim == 2 else first.mean(axis=1)
+
+
+def _as_numpy(layer: Any) -> NDArray[np.float64]:
+    if isinstance(layer, Tensor):
+        layer = layer.detach().cpu().double().numpy()
+    return np.asarray(layer, dtype=np.float64)
 
 
 def load_gpt2(

@@ -61,6 +61,17 @@ def table(
     return "\n".join(lines)
 
 
+def listed(names: Sequence[str], last: str = " and ") -> str:
+    """Names in one sentence: "The, cat and sat", or "nothing" if there are none.
+
+    Args:
+        names: what to list.
+        last: what stands before the last name; ", " for a plain enumeration.
+    """
+    *first, end = names or ["nothing"]
+    return f"{', '.join(first)}{last}{end}" if first else end
+
+
 def _number(x: np.generic, digits: int) -> str:
     if isinstance(x, (np.bool_, np.integer)):
         return str(int(x))

@@ -14,8 +14,9 @@ VISIBLE = "#0072B2"
 BLOCKED = "#E3E3E3"
 #: Information that came from the future although it must not.
 LEAK = "#D55E00"
-#: Lines of a plot, in the order in which they are handed out.
-SERIES = (VISIBLE, LEAK, "#009E73", "#CC79A7", "#000000")
+#: Lines of a plot, in the order in which they are handed out: none of the three colours above, at
+#: least 3:1 against white, apart for the colour-blind. Dashes and marks tell them apart in grey.
+SERIES = ("#332288", "#CC79A7", "#000000", "#882255", "#4B0055")
 #: Owners of parts that are all alike, as the ranks of appendix C: none of the colours above that
 #: mean something.
 RANKS = ("#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#000000")

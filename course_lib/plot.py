@@ -21,6 +21,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from course_lib.lesson import listed
 from course_lib.palette import (
     BLOCKED,
     DIFFERENCE_SCALE,
@@ -37,6 +38,8 @@ Kind = Literal["mask", "scores", "weights", "difference"]
 
 _DPI = 110
 _CELL = 0.5  # inches a grid cell
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKS = "osD^v"
 _WEIGHTS = LinearSegmentedColormap.from_list("course_weights", WEIGHT_SCALE)
 _DIFFERENCES = LinearSegmentedColormap.from_list("course_differences", DIFFERENCE_SCALE)
 
@@ -184,12 +187,19 @@ def legend_below(canvas: Canvas, handles: Sequence[Patch]) -> None:
         )
 
 
+def ink_on(face: tuple[float, float, float]) -> str:
+    """Black or white, whichever has the higher contrast (WCAG relative luminance)."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in face]
+    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
+    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
+
+
 def describe_grid(panel: Grid) -> str:
     """The words of one panel: for a mask what each row sees, else the size and the largest cell."""
     title = f"{panel.title}. " if panel.title else ""
     if panel.kind == "mask":
         rows = (
-            f"{row} sees {_listed([c for c, on in zip(panel.columns, line, strict=True) if on])}"
+            f"{row} sees {listed([c for c, on in zip(panel.columns, line, strict=True) if on])}"
             for row, line in zip(panel.rows, np.asarray(panel.values, bool), strict=True)
         )
         if len(panel.rows) <= 8:
@@ -225,7 +235,9 @@ def lines(
     markers: bool = False,
     alt: str | None = None,
 ) -> Figure:
-    """Curves with direct labels in a legend; each has its own colour and its own dash pattern.
+    """Curves with a legend; each has its own colour, dash pattern and (if any) marks.
+
+    Names, labels and title are drawn as they are: a `$` in them starts no formula.
 
     Args:
         series: name -> (x values, y values).
@@ -243,31 +255,31 @@ def lines(
     """
     canvas = Canvas(figsize=(6.4, 3.8))
     ax = canvas.subplots()
-    dashes = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
     for i, (name, (x, y)) in enumerate(series.items()):
         ax.plot(
             x,
             _significant(y),
             label=name,
             color=SERIES[i % len(SERIES)],
-            linestyle=dashes[i % len(dashes)],
+            linestyle=_DASHES[i % len(_DASHES)],
             linewidth=1.8,
-            marker="o" if markers else None,
+            marker=_MARKS[i % len(_MARKS)] if markers else None,
             markersize=4,
         )
     for i, (name, height) in enumerate((hlines or {}).items()):
         gaps = (0, (1 + 3 * i, 1 + i))  # dotted, then ever longer dashes
         ax.axhline(height, color=INK, linewidth=1, linestyle=gaps, label=name)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set_xlabel(xlabel, parse_math=False)
+    ax.set_ylabel(ylabel, parse_math=False)
     if logx:
         ax.set_xscale("log")
     if logy:
         ax.set_yscale("log")
-    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_title(title, loc="left", fontsize=11, parse_math=False)
     ax.grid(color=BLOCKED, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    for text in ax.legend(frameon=False, fontsize=9).get_texts():
+        text.set_parse_math(False)
     canvas.tight_layout()
     if alt is None:
         ends = [
@@ -307,7 +319,7 @@ def _draw_grid(ax: Axes, panel: Grid) -> None:
                 Rectangle((j + 0.06, i + 0.06), 0.88, 0.88, fill=False, edgecolor=LEAK, linewidth=3)
             )
         text = "" if big else _cell_text(panel, x, bool(blocked[i, j]))
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=_ink_on(face))
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink_on(face))
     if panel.mark_row is not None:
         ax.add_patch(
             Rectangle(
@@ -322,15 +334,17 @@ def _label_grid(ax: Axes, panel: Grid, shape: tuple[int, ...]) -> None:
     ax.set_ylim(shape[0], 0)
     ax.set_aspect("equal")
     step = -(-max(shape) // 16)
-    ax.set_xticks(np.arange(0, shape[1], step) + 0.5, list(panel.columns)[::step], fontsize=9)
-    ax.set_yticks(np.arange(0, shape[0], step) + 0.5, list(panel.rows)[::step], fontsize=9)
+    # Labels are tokens: a `$` among them is a dollar sign, not the beginning of a formula.
+    literal = {"fontsize": 9, "parse_math": False}
+    ax.set_xticks(np.arange(0, shape[1], step) + 0.5, list(panel.columns)[::step], **literal)
+    ax.set_yticks(np.arange(0, shape[0], step) + 0.5, list(panel.rows)[::step], **literal)
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
-    ax.set_xlabel(panel.column_axis, color=MUTED, fontsize=9)
-    ax.set_ylabel(panel.row_axis, color=MUTED, fontsize=9)
+    ax.set_xlabel(panel.column_axis, color=MUTED, **literal)
+    ax.set_ylabel(panel.row_axis, color=MUTED, **literal)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title(panel.title, fontsize=10.5, pad=8)
+    ax.set_title(panel.title, fontsize=10.5, pad=8, parse_math=False)
 
 
 def _face(kind: Kind, x: float, blocked: bool) -> tuple[float, float, float]:
@@ -355,13 +369,6 @@ def _cell_text(panel: Grid, x: float, blocked: bool) -> str:
     return f"{x + 0.0:.{panel.digits}f}"
 
 
-def _ink_on(face: tuple[float, float, float]) -> str:
-    """Black or white, whichever has the higher contrast (WCAG relative luminance)."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in face]
-    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
-
-
 def _grid_legend(panels: Sequence[Grid]) -> list[Patch]:
     handles = []
     if any(p.kind == "mask" for p in panels):
@@ -380,9 +387,3 @@ def _has_blocked(panel: Grid) -> bool:
         else np.asarray(np.ones(np.shape(panel.values)) if panel.mask is None else panel.mask, bool)
     )
     return not shown.all()
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return names[0] if names else "nothing"
-    return f"{', '.join(names[:-1])} and {names[-1]}"

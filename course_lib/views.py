@@ -3,11 +3,10 @@
 Chapters 2 and 3 show them; every number comes from a `Trace`, so none is computed twice.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from course_lib.attention import Trace
+from course_lib.lesson import listed
 from course_lib.plot import Figure, Grid, grids
 
 
@@ -41,7 +40,7 @@ def mask_view(trace: Trace, token: str | int) -> Figure:
     )
     alt = (
         f"Three {len(names)} by {len(names)} grids with the row of {names[i]!r} framed. It may "
-        f"attend to {_listed(seen)}; blocked: {_listed(blocked)}. In its row: {numbers}."
+        f"attend to {listed(seen, ', ')}; blocked: {listed(blocked, ', ')}. In its row: {numbers}."
     )
     return grids(panels, alt=alt)
 
@@ -82,10 +81,6 @@ def compare_view(standard: Trace, causal: Trace) -> Figure:
         "Weights and outputs of standard and of causal attention, and their differences. "
         f"Standard attention gives {standard.weights[~causal.mask].sum():.2f} of its weight, "
         f"summed over all rows, to the future; causal gives none. The output of {names[most]} "
-        f"changes most, by {gap[most]:.2f}; unchanged: {_listed(same)}."
+        f"changes most, by {gap[most]:.2f}; unchanged: {listed(same, ', ')}."
     )
     return grids(panels, alt=alt)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"

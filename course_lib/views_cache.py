@@ -95,14 +95,14 @@ def _draw(
     ax.set_xlim(0, len(words))
     ax.set_ylim(len(steps), 0)
     ax.set_aspect("equal")
-    ax.set_xticks(np.arange(len(words)) + 0.5, list(words), fontsize=9)
-    ax.set_yticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=9)
+    ax.set_xticks(np.arange(len(words)) + 0.5, list(words), fontsize=9, parse_math=False)
+    ax.set_yticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=9, parse_math=False)
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
     ax.set_xlabel("key of", color=MUTED, fontsize=9)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title(title, fontsize=10.5, pad=8)
+    ax.set_title(title, fontsize=10.5, pad=8, parse_math=False)
 
 
 def _patch(key: Key) -> Patch:

@@ -1,5 +1,7 @@
 """Attention is SDPA, with the corner cases that SDPA leaves to chance made explicit."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,28 @@ def test_a_row_whose_visible_scores_are_all_minus_infinity_is_nan_not_zero():
     with np.errstate(invalid="ignore"):
         weights = masked_softmax(np.array([-np.inf, -np.inf, 1.0]), np.array([True, True, False]))
     assert np.isnan(weights[:2]).all()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_infinite_inputs_show_where_they_are_visible_and_numpy_does_not_warn(name, bad):
+    arrays = {"q": Q.copy(), "k": K.copy(), "v": V.copy()}
+    arrays[name][3, 0] = bad  # "on"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        t = trace(**arrays, mask=causal(), tokens=TOKENS)
+        assert all(t.explain(word) for word in TOKENS)
+        output, weights = attention(*arrays.values(), causal())
+    np.testing.assert_array_equal(t.output, output)
+    np.testing.assert_array_equal(t.weights, weights)
+    honest = trace(Q, K, V, causal(), TOKENS)
+    np.testing.assert_array_equal(t.weights[:3], honest.weights[:3])  # it lies in their future
+    if name != "v":  # 0 * inf is NaN: a blocked value shows, here as in torch
+        np.testing.assert_array_equal(t.output[:3], honest.output[:3])
+    tensors = (torch.as_tensor(array) for array in arrays.values())
+    np.testing.assert_allclose(t.output, attention(*tensors, causal())[0].numpy(), atol=1e-12)
+    seen = t.output if name == "v" else t.scaled
+    assert not np.isfinite(seen[3]).all(), "a visible infinity must show"
 
 
 def test_scores_far_apart_or_huge_do_not_overflow():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.lesson import expected_error, progress, table
+from course_lib.lesson import expected_error, listed, progress, table
 
 
 def test_a_table_is_aligned_and_labelled():
@@ -57,3 +57,12 @@ def test_progress_is_silent_where_it_must_be(monkeypatch, capfd, quiet, silent):
     monkeypatch.setenv("COURSE_QUIET", quiet)
     assert list(progress(range(3), "counting")) == [0, 1, 2]
     assert (capfd.readouterr().err == "") == silent
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence", "plain"),
+    [([], "nothing", "nothing"), (["a"], "a", "a"), (("a", "b"), "a and b", "a, b"),
+     (list("abc"), "a, b and c", "a, b, c")],
+)  # fmt: skip
+def test_names_are_listed_in_words(names, sentence, plain):
+    assert listed(names) == sentence and listed(names, ", ") == plain

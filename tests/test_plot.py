@@ -6,13 +6,16 @@ import re
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 
 from course_lib import palette
 from course_lib.attention import trace
 from course_lib.example import TOKENS, K, Q, V
+from course_lib.explorers.base import _any_text
 from course_lib.masks import causal
-from course_lib.plot import _WEIGHTS, Figure, _ink_on, grid, grids, lines
+from course_lib.plot import _WEIGHTS, Figure, grid, grids, ink_on, lines
 from course_lib.views import compare_view, mask_view
+from course_lib.views_cache import Key, cache_view
 
 CAUSAL = trace(Q, K, V, causal(), TOKENS)
 STANDARD = trace(Q, K, V, None, TOKENS)
@@ -128,6 +131,44 @@ def test_the_words_of_the_views_carry_the_numbers():
     assert f"gives {future:.2f} of its weight" in alt and "unchanged: mat" in alt
 
 
+def texts(figure):
+    """Every piece of text in a figure, legends included."""
+    return figure.canvas.findobj(Text)
+
+
+@pytest.mark.parametrize("token", [r"$\frac$", "$x$", "US$ 5", "$"])
+def test_a_dollar_in_a_token_is_a_dollar(token):
+    """Also where it is no formula at all, which used to stop the whole figure."""
+    names = [token, "cat"]
+    short = trace(Q[:2], K[:2], V[:2], causal(), names)
+    for figure in (
+        grid(np.eye(2), names, names, title=token, row_axis=token, column_axis=token),
+        mask_view(short, token),
+        compare_view(short, short),
+        lines({token: ([1, 2], [1.0, 2.0])}, token, token, token, hlines={f"{token} at": 1.5}),
+        cache_view({token: [[Key.COMPUTED, Key.ABSENT]]}, [token], names),
+    ):
+        assert figure.png()
+        mine = [text for text in texts(figure) if token in text.get_text()]
+        assert mine and not any(text.get_parse_math() for text in mine)
+        assert token in figure.alt or "grid" in figure.alt or "keys" in figure.alt
+
+
+def test_the_signs_that_are_formulas_stay_formulas_in_the_views_of_explorers_too():
+    """A logarithmic axis labels its ticks with formulas; an explorer once showed their source."""
+    written = {"series": ([1, 2], [0.01, 10.0])}
+    with _any_text():
+        figure = lines(written, "x", "y", logy=True)
+        figure.png()
+    ticks = figure.canvas.axes[0].get_yticklabels()
+    assert any("$" in t.get_text() for t in ticks) and all(t.get_parse_math() for t in ticks)
+
+
+def test_infinity_in_a_cell_is_still_drawn_as_a_sign():
+    figure = grid([[-np.inf]], ["a"], ["b"], kind="scores")
+    assert r"$-\infty$" in [t.get_text() for t in figure.canvas.axes[0].texts if t.get_parse_math()]
+
+
 def luminance(colour):
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return float(np.dot((0.2126, 0.7152, 0.0722), linear))
@@ -147,7 +188,7 @@ def test_text_can_be_read_on_white(ink):
 def test_numbers_can_be_read_on_every_weight():
     for x in np.linspace(0, 1, 101):
         face = _WEIGHTS(x)[:3]
-        assert contrast(face, _ink_on(face)) >= 4.5
+        assert contrast(face, ink_on(face)) >= 4.5
 
 
 def test_the_weight_scale_darkens_steadily_so_it_prints_in_grey():
@@ -181,6 +222,26 @@ def test_the_three_meanings_stay_apart_under_colour_blindness(kind):
     ]
     for a, b in itertools.combinations(seen, 2):
         assert np.linalg.norm(a - b) > 25  # CIE76; about 2 is just noticeable
+
+
+@pytest.mark.parametrize("kind", [*DICHROMATS, "no colour vision deficiency"])
+def test_lines_have_colours_of_their_own_that_the_colour_blind_tell_apart(kind):
+    matrix = np.array(DICHROMATS.get(kind, np.eye(3)))
+    meanings = (palette.VISIBLE, palette.BLOCKED, palette.LEAK)
+    seen = {c: lab(matrix @ (np.array(to_rgb(c)) ** 2.2)) for c in (*palette.SERIES, *meanings)}
+    for a, b in itertools.combinations(seen, 2):
+        if not {a, b} <= {*meanings}:
+            assert np.linalg.norm(seen[a] - seen[b]) > 20, (a, b)
+
+
+def test_lines_can_be_seen_on_white_and_told_apart_in_grey():
+    assert all(contrast(colour, "white") >= 3 for colour in palette.SERIES)  # WCAG 2.2, 1.4.11
+    drawn = lines({str(i): ([1, 2], [i, i]) for i in range(5)}, "x", "y", markers=True)
+    curves = drawn.canvas.axes[0].get_lines()
+    assert [line.get_color() for line in curves] == list(palette.SERIES)
+    for what in ("get_marker", "_dash_pattern"):  # two ways, each enough by itself
+        found = [getattr(line, what) for line in curves]
+        assert len({str(f() if callable(f) else f) for f in found}) == 5, what
 
 
 @pytest.mark.parametrize(

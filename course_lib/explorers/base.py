@@ -33,13 +33,13 @@ from importlib.resources import files
 from typing import Any
 
 import anywidget
-import matplotlib
 import numpy as np
 import torch
 import traitlets
 from numpy.typing import ArrayLike
 
 from course_lib.explorers.style import stylesheet
+from course_lib.lesson import listed
 
 #: More cells than this squared are too small to hit and too slow to draw.
 MOST_TOKENS = 64
@@ -249,13 +249,6 @@ def visible_text(token: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in words: "a, b and c"; "nothing" for none."""
-    if len(names) < 2:
-        return names[0] if names else "nothing"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def chosen(names: Sequence[str], which: Iterable[bool]) -> str:
     """The names that are chosen, in words; of more than eight, runs become "a to z"."""
     places = [i for i, on in enumerate(which) if on]
@@ -274,8 +267,8 @@ def _numbered(name: str, position: int) -> str:
 
 @contextmanager
 def _any_text() -> Iterator[None]:
-    """Draw dollars as dollars, not as formulas, and do not complain of signs without a font."""
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    """Do not complain of signs without a font (that a dollar is a dollar, `plot` sees to)."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph|Tight layout|Matplotlib currently", UserWarning)
         yield
 

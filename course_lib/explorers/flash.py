@@ -316,8 +316,10 @@ def flash_view(
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.scale(1, 1.35)
+    for cell in table.get_celld().values():
+        cell.get_text().set_parse_math(False)
     right.set_axis_off()
-    right.set_title(f"row {tokens[row]}, tile by tile", fontsize=10.5)
+    right.set_title(f"row {tokens[row]}, tile by tile", fontsize=10.5, parse_math=False)
     legend_below(canvas, [
         Patch(facecolor=VISIBLE, edgecolor=RULE, label="full tile"),
         Patch(facecolor=WEIGHT_SCALE[1], edgecolor=RULE, label="partial tile"),
@@ -354,8 +356,9 @@ def _draw_tiles(
     ax.set_ylim(n, 0)
     ax.set_aspect("equal")
     every = -(-n // 16)
-    ax.set_xticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], fontsize=8)
-    ax.set_yticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], fontsize=8)
+    literal = {"fontsize": 8, "parse_math": False}  # a dollar in a token is no formula
+    ax.set_xticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
+    ax.set_yticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -175,7 +175,8 @@ print(f"a uniform guess of 24 words {np.log(24):.4f}")
 # 2. at each position it gives a probability distribution over the next word: no entry negative, sum 1,
 # 3. its prediction of $x_t$ is computed from $x_0 \dots x_{t-1}$ only.
 #
-# Then its expected loss at every position is
+# Write $x_{\lt t}$ for the words before $x_t$, a capital $X$ for a word that is still to be drawn, and $\mathrm{KL}(p \,\|\, q) = \sum_w p(w) \log \frac{p(w)}{q(w)}$ for the Kullback-Leibler divergence, which measures how far $q$ is from $p$.
+# Then the expected loss of the model at every position is
 #
 # $$\mathbb{E}\left[-\log q(x_t \mid x_{\lt t})\right] \;=\; H(X_t \mid X_{\lt t}) \;+\; \mathbb{E}\left[\mathrm{KL}\big(p(\cdot \mid x_{\lt t}) \,\|\, q(\cdot \mid x_{\lt t})\big)\right] \;\ge\; H(X_t \mid X_{\lt t}).$$
 #
@@ -194,7 +195,7 @@ print(f"a uniform guess of 24 words {np.log(24):.4f}")
 #
 # - The theorem is about the *expected* loss. A mean over finitely many texts can fall below the floor by luck, so a comparison with the floor comes with its standard error, with the text as the unit: words of one text depend on each other.
 # - If the model rolls dice of its own, apply the theorem to each outcome of the dice: it holds as long as they know nothing of the texts.
-# - Luck can be bounded without any approximation. By the chain rule, the predictions of an honest model multiply to a probability $q(x)$ of all words after the first, given the first, and these add up to 1 over all texts. So $\mathbb{E}\left[q(x)/p(x)\right] = \sum_{x : p(x) > 0} q(x) \le 1$, for one text and (as a product) for any number of independent texts. By Markov's inequality, the total loss of an honest model is $c$ nats or more below the exact surprise of the texts with probability at most $e^{-c}$.
+# - Luck can be bounded without any approximation. By the chain rule, the predictions of an honest model multiply to a probability $q(x)$ of all words after the first, given the first, and these add up to 1 over all texts. So $\mathbb{E}\left[q(x)/p(x)\right] = \sum_{x : p(x) > 0} q(x) \le 1$, for one text and (as a product) for any number of independent texts. By Markov's inequality (what is never negative and at most 1 on average is $a$ or more with probability at most $1/a$), the total loss of an honest model is $c$ nats or more below the exact surprise of the texts with probability at most $e^{-c}$.
 #
 # The identity can be checked to the last digit on any model that is simple enough.
 # Here is one that knows the language but hedges: it mixes the truth with a uniform guess.

@@ -129,7 +129,7 @@ for diagonal in (-1, 0, 1):
 
 # %% [markdown]
 # - With **1**, "The" may see "cat". That is the very token it has to predict: a leak, and a silent one, because the training loss only looks better.
-# - With **-1**, nobody sees itself, and "The" sees nothing at all. There is no sensible average over nothing: a plain softmax answers with NaN, which you notice, and SDPA with zeros, which you do not (chapter 3 shows both).
+# - With **-1**, nobody sees itself, and "The" sees nothing at all. There is no sensible average over nothing: a plain softmax, which turns scores into weights, answers with NaN, which you notice; PyTorch's ready-made attention, `F.scaled_dot_product_attention` (SDPA for short), answers with zeros, which you do not (chapter 3 shows both).
 # - With **0**, every token sees itself. That is no leak, because the output at a position predicts the *next* token: "cat" goes in at position 1, and what position 1 has to guess is "sat".
 #
 # So the diagonal is 0.
@@ -174,6 +174,7 @@ print("by position: ", table(key_positions[None, :] <= query_positions[:, None])
 # PyTorch's own `is_causal=True` puts its corner at the top left too, which its users have reported again and again
 # ([pytorch#103082](https://github.com/pytorch/pytorch/issues/103082), [pytorch#108108](https://github.com/pytorch/pytorch/issues/108108)), while MLX puts it at the bottom right ([mlx#2835](https://github.com/ml-explore/mlx/issues/2835)).
 # Let us see it happen: the last query against all five keys, with values that show where the weight goes.
+# (Chapter 3 explains the formula; here it is enough that every token has a query, a key and a value, three short lists of numbers, and that the output for a query is a weighted mean of the values of the keys that it may see.)
 
 # %%
 q, k = torch.tensor(Q), torch.tensor(K)
@@ -286,7 +287,7 @@ print(explorer.words())
 # ## Who means what: three dialects
 #
 # So far True has meant *may attend*.
-# That is the convention of `F.scaled_dot_product_attention` (SDPA for short), and of this course.
+# That is the convention of SDPA, and of this course.
 # It is not everybody's.
 #
 # | dialect | a visible cell holds | a blocked cell holds |

@@ -164,7 +164,7 @@ print("torch gives our table:", np.allclose(causal_attention_torch(q, k, v), out
 
 # %% [markdown]
 # `course_lib.attention` is the same five steps with checks, batches and the corner cases of this chapter.
-# And PyTorch has all of it in one call, the one to use in earnest, because it picks a fused kernel (chapter 7).
+# And PyTorch has all of it in one call, the one to use in earnest, because it picks a fused kernel, one program that does all five steps (chapter 7).
 
 # %%
 from course_lib.attention import attention

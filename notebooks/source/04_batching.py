@@ -173,8 +173,8 @@ for name, operation in operations.items():
 # (Python can trace NumPy's memory to the byte; the rules of broadcasting are the same.)
 
 # %%
-many_scores = np.zeros((8, 16, 64, 64))  # [B, H, T, T]
-one_mask = causal().matrix(64)  # [T, T]
+many_scores = np.zeros((8, 16, 128, 128))  # [B, H, T, T]
+one_mask = causal().matrix(128)  # [T, T]
 
 
 def peak(function):
@@ -186,15 +186,18 @@ def peak(function):
     return most / 2**20
 
 
+def broadcast():
+    return np.where(one_mask, many_scores, -np.inf)
+
+
 def with_copy():
     return np.where(np.tile(one_mask, (8, 16, 1, 1)), many_scores, -np.inf)
 
 
-print(f"the result alone:           {many_scores.nbytes / 2**20:.1f} MiB")
-print(
-    f"mask [T, T], broadcast:     {peak(lambda: np.where(one_mask, many_scores, -np.inf)):.1f} MiB"
-)
-print(f"mask copied to [B, H, T, T]: {peak(with_copy):.1f} MiB")
+# In whole MiB, because the library's own buffers come to some 0.1 MiB, more or less by version.
+print(f"the result alone:            {many_scores.nbytes / 2**20:.0f} MiB")
+print(f"mask [T, T], broadcast:      {peak(broadcast):.0f} MiB")
+print(f"mask copied to [B, H, T, T]: {peak(with_copy):.0f} MiB")
 
 # %% [markdown]
 # At sizes of practice the difference is no longer a matter of taste.
@@ -671,7 +674,7 @@ for noun in ("dogs", "dog"):
 # ## Sentences of different lengths: padding
 #
 # A tensor is rectangular and sentences are not.
-# The usual way out is to fill the short ones up with some token, on the right or on the left, and to remember which slots are real.
+# The usual way out is to fill the short ones up with some token, on the right or on the left, and to remember which slots, places in a row, hold real tokens.
 # From here on we use the right one of our own models.
 
 # %%
@@ -764,7 +767,7 @@ with torch.no_grad():
 # Chapter 3's `masked_softmax` gives empty rows zeros.
 # Or no row is ever empty: let each token see at least itself, padding or not.
 # The second needs no special softmax, so we take it.
-# It is one more rule in the sentence; `sliding_window(1)` is the rule "itself only".
+# It is one more rule, joined with `|`; `sliding_window(1)` is the rule "itself only".
 
 
 # %%
@@ -1123,7 +1126,7 @@ for kind in (Careless, Careful):
 # - Masks use slots, embeddings use logical positions. With both right, a sentence gives the same alone, padded on either side, and packed.
 # - A GPT of some 16 thousand weights comes within 2% of the entropy floor in 300 steps. One that goes far below it has read the future.
 #
-# **Next:** chapter 5, the KV cache, where the model generates one token at a time, and where the position of the query decides whether the mask is right.
+# **Next:** [chapter 5, the KV cache](05_kv_cache.ipynb), where the model generates one token at a time, and where the position of the query decides whether the mask is right.
 
 # %% [markdown]
 # ## References

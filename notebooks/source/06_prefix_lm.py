@@ -924,7 +924,7 @@ print(f"  elsewhere:                         {patient_losses[~forward].mean():.2
 # - A cache may be cut where the block above and to the right of the cut is empty. A prefix goes in as a whole, and one that grows costs the cache.
 # - The loss begins at row $P - 1$. A two-way prompt helps where parts of the prompt must be combined with what comes later, and does nothing for copying.
 #
-# **Next:** chapter 7 takes the tiles seriously: the same attention, computed tile by tile, without ever holding the matrix.
+# **Next:** [chapter 7, Flash on GPU](07_flash_on_gpu.ipynb) takes the tiles seriously: the same attention, computed tile by tile, without ever holding the matrix.
 
 # %% [markdown]
 # ## References

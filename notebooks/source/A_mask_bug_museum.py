@@ -12,6 +12,7 @@
 # - Recognise twelve mask bugs by their symptoms, most of which are good numbers.
 # - Name, for each, an invariant that it breaks, and test that invariant without knowing the right answer.
 # - Run `course_lib.leaks.audit` on a model of your own and read its report, including what it could not test.
+# - If you have a network: run GPT-2 in the `GPT` of this course, with and without its mask, and find its attention sinks.
 #
 # **Before you start.** Chapters [2](02_tril_mask.ipynb) to [5](05_kv_cache.ipynb): masks, softmax, padding, caches.
 # The code of the exhibits is ours, cut down until little more than the bug is left; it follows the linked reports, and no line is copied from them.
@@ -25,10 +26,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 from torch import nn
 
 from course_lib.audit import Subject, hugging_face
+from course_lib.generation import generate
 from course_lib.gpt import GPT, GPTConfig
+from course_lib.gpt2 import GPT2, UnavailableError, from_pretrained, sink_share
 from course_lib.leaks import (
     LeakError,
     assert_causal,
@@ -40,6 +44,8 @@ from course_lib.leaks import (
 from course_lib.lesson import table
 from course_lib.masks import Mask, causal, not_padding, same_document, sliding_window
 from course_lib.plot import Grid, grids
+from course_lib.training import shift, token_losses
+from course_lib.views_sinks import sink_view
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
@@ -774,6 +780,200 @@ else:
 # Run it once for every option that chooses another path through the code. That was room 1.
 
 # %% [markdown]
+# ## A real model, if you have a network
+#
+# All models so far had random weights.
+# This section puts GPT-2, the smallest of them (124 million weights, 12 layers of 12 heads), into the `GPT` of this course: the two compute the same, under other names.
+#
+# It is the one section of the course that needs the network, and it does nothing until you ask: set `ONLINE` to True and run the cells below.
+# That needs `transformers`, downloads 0.55 GB once, and holds the weights three times, some 2 GB of memory in all; a GPU is not needed.
+# This page was made without a network, so **no number of GPT-2 stands here**.
+# What was tested is the code, on models of GPT-2's design with random weights, a small one and one of full size, saved to a folder and read back.
+
+# %%
+ONLINE = False  # True downloads GPT-2 (0.55 GB, once) and runs this section
+SOURCE = GPT2  # its name on Hugging Face's hub; or a folder that `save_pretrained` wrote
+
+real = None
+if ONLINE:
+    try:
+        real = from_pretrained(SOURCE)
+        print(real.model.config)
+    except UnavailableError as reason:
+        print("skipped:", reason)
+else:
+    print("skipped: ONLINE is False")
+
+# %% [markdown]
+# The first question is whether it is GPT-2 at all.
+# Both are asked about one text; the difference of their logits should be rounding, many digits smaller than the logits themselves.
+# Then the contract tester, on the first five tokens.
+
+# %%
+TEXT = (
+    "The cat sat on the mat. It was raining, and the door of the kitchen stood open. "
+    "Nobody had fed the cat since the morning, so the cat looked at the door, then at the rain, "
+    "and stayed where it was."
+)
+NOT_HERE = "skipped: no GPT-2 was loaded"
+
+if real is None:
+    print(NOT_HERE)
+else:
+    tokens = real.encode(TEXT)
+    pieces = real.pieces(tokens)
+    with torch.no_grad():
+        we_say, they_say = real.model(tokens), real.theirs(tokens).logits
+    print(f"{len(pieces)} tokens; logits from {they_say.min():.1f} to {they_say.max():.1f}")
+    print(f"largest difference {(we_say - they_say).abs().max():.6f}")
+    look_for_leaks("GPT-2 in our GPT", real.model, tokens[:, :5])
+
+# %% [markdown]
+# ### Without the mask
+#
+# `with_masking("never")` is a copy with the same weights and no mask: every position may look at the very token that it is asked for.
+#
+# **Predict.** Does the loss fall to nearly nothing, as that of the cheater in [chapter 1](01_contract.ipynb)?
+#
+# <details><summary>Answer</summary>
+#
+# The cheater was *trained* without a mask, and so it learnt to fetch the answer.
+# GPT-2 was trained with one.
+# Nothing in its weights knows what to do with a key that lies ahead, and all its states become averages that it has never met.
+# Chapter 1 measured this on a small model: the loss of the honest model got much worse without its mask.
+# See whether GPT-2's does, and by how much; and whether any single token became easier.
+#
+# </details>
+
+# %%
+if real is None:
+    print(NOT_HERE)
+else:
+    unmasked = real.model.with_masking("never")
+    inputs, targets = shift(tokens)
+    with torch.no_grad():
+        losses = [token_losses(m(inputs), targets)[0] for m in (real.model, unmasked)]
+    losses = torch.stack(losses, dim=1)
+    both = torch.cat([losses, losses.mean(dim=0, keepdim=True)])
+    print(table(both, rows=[*pieces[1:], "mean"], columns=["with the mask", "without"]))
+
+# %% [markdown]
+# Now both write, and always take the likeliest token.
+# The last position sees the same tokens with and without a mask.
+#
+# **Predict.** So will they write the same?
+#
+# <details><summary>Answer</summary>
+#
+# The last position sees the same *tokens*, and from the second layer on other *states*: those of the positions before it have looked ahead.
+# There is no reason why the texts should agree, and the one without the mask cannot use a cache (chapter 5): with every new token all of its past changes.
+#
+# </details>
+
+# %%
+if real is None:
+    print(NOT_HERE)
+else:
+    beginning = tokens[:, :12]
+    for name, m, cache in (
+        ("with the mask", real.model, "static"),
+        ("without", unmasked, None),
+    ):
+        text = generate(m, beginning, 20, temperature=0, cache=cache)
+        print(f"{name:<14}", repr(real.tokenizer.decode(text[0].tolist())))
+
+# %% [markdown]
+# ### Attention sinks
+#
+# The weights of a head sum to 1, also when it has nothing to look for.
+# Trained models often leave such weight on the first token, whatever that is: an **attention sink** ([Xiao et al., 2024](https://arxiv.org/abs/2309.17453)).
+# The causal mask chooses the place: the first token is the only one that *every* query may see.
+# That paper shows it in Llama-2-7B, above the two lowest layers in nearly every head, and that a cache which forgets the first tokens ruins the text; chapter 6 keeps them with `sinks(n)`.
+#
+# `sink_share` measures it: the mean weight on key 0, by layer and head, over all queries but the first.
+# First on models of our own, which need no network.
+# In one the weights are as fresh as those of any model before training.
+# In the other we build a sink by hand, in head 2 of layer 1: position 0 gets one large number, the keys of that head read this number, and its queries always ask for it.
+#
+# **Predict.** What share does the first position get in the fresh model, with 24 tokens?
+
+# %%
+N_TOKENS = 24
+some_tokens = torch.from_numpy(np.random.default_rng(0).integers(50, size=(1, N_TOKENS)))
+
+
+def sinks_of(model, tokens):
+    """Shares by layer and head [L, H], and all attention weights."""
+    with torch.no_grad():
+        _, weights = model(tokens, return_weights=True)
+    return sink_share(weights), weights
+
+
+def spread_evenly(mask):
+    """The share of key 0 if each query gave the same weight to all that it may see."""
+    even = mask / mask.sum(axis=-1, keepdims=True)
+    return sink_share([even[None]]).item()
+
+
+untrained = GPT(
+    GPTConfig(vocab_size=50, context=32, layers=3, heads=4), np.random.default_rng(0)
+).eval()
+by_hand = untrained.with_masking("always")  # a copy
+with torch.no_grad():
+    by_hand.position.weight[0, 0] = 10.0
+    qkv = by_hand.blocks[1].attention.qkv  # rows: 48 of queries, 48 of keys, 48 of values
+    row = 2 * by_hand.config.head_dim  # the first of head 2
+    qkv.bias[row] = 8.0  # a query that always asks
+    qkv.weight[by_hand.config.width + row, 0] = 1.0  # a key that answers at position 0
+
+even = spread_evenly(causal().matrix(N_TOKENS))
+sink_view(
+    {
+        "untrained": sinks_of(untrained, some_tokens)[0],
+        "a sink by hand": sinks_of(by_hand, some_tokens)[0],
+    },
+    even={"untrained": even, "a sink by hand": even},
+)
+
+# %% [markdown]
+# A fresh model has no sinks.
+# Its weights are nearly even: the second query gives the first position 1/2, the third 1/3, the last 1/24, and the mean of these 23 numbers is the 0.12 of all its heads.
+# The sink by hand took three numbers, and no other head shows it.
+#
+# Now GPT-2.
+# Look for rows that are dark from end to end, for heads that stay light, and for the lowest layers.
+# The second panel is the model without its mask; there even means one part in $T$.
+
+# %%
+if real is None:
+    print(NOT_HERE)
+else:
+    share, weights = sinks_of(real.model, tokens)
+    n = len(pieces)
+    figure = sink_view(
+        {"GPT-2": share, "without the mask": sinks_of(unmasked, tokens)[0]},
+        even={"GPT-2": spread_evenly(causal().matrix(n)), "without the mask": 1 / n},
+    )
+    display(figure)
+
+# %% [markdown]
+# The head with the largest share, on the first eight tokens.
+# Is what stands in the first column about the word, or about the place?
+# Put another word first in `TEXT`, and see whether the column stays.
+
+# %%
+if real is None:
+    print(NOT_HERE)
+else:
+    i, j = np.unravel_index(share.argmax(), share.shape)
+    square = weights[i][0, j, :8, :8].numpy()
+    display(
+        grids(
+            [Grid(square, pieces[:8], pieces[:8], f"layer {i}, head {j}", mask=causal().matrix(8))]
+        )
+    )
+
+# %% [markdown]
 # ## Pause and recall
 #
 # Answer before you unfold.
@@ -816,6 +1016,13 @@ else:
 # No. Room 10 was finite: the mean of everything that it must not see.
 #
 # </details>
+#
+# <details><summary>7. Why does the causal mask make the first token, and no other, the natural place for an attention sink?</summary>
+#
+# It is the only position that every query may see.
+# Weights sum to 1, so what a head does not need must go somewhere, and a habit that works for all queries can only be learnt for a key that all of them have.
+#
+# </details>
 
 # %% [markdown]
 # ## Summary
@@ -825,9 +1032,10 @@ else:
 # - Write the intended mask as a rule, and test influence against the rule. "No future" is only the simplest one.
 # - Test every path: a bug lives where a flag, a backend or an option takes the other branch.
 # - Test long enough texts, large enough weights, batches with padding.
+# - A model that was trained with its mask needs it: without it the same weights meet averages they have never seen.
 # - `audit`, `audit_attention` and `rewarded_offset` do this for a model, an attention function and a loss, and say what they could not do.
 #
-# **Next:** [appendix C](C_when_one_gpu_is_not_enough.ipynb) spreads a sequence over several processes, where positions go wrong in new ways.
+# **Next:** [appendix B](B_auditing_the_sources.ipynb) reads texts as this appendix reads code: claim by claim, each with what would settle it.
 
 # %% [markdown]
 # ## References
@@ -839,3 +1047,8 @@ else:
 # - Chunks and padding: [flash-attention#282](https://github.com/Dao-AILab/flash-attention/issues/282), [pytorch#144858](https://github.com/pytorch/pytorch/issues/144858), [pytorch#111007](https://github.com/pytorch/pytorch/pull/111007), [onnx#8068](https://github.com/onnx/onnx/pull/8068), [unsloth#3699](https://github.com/unslothai/unsloth/issues/3699), [nnsight#672](https://github.com/ndif-team/nnsight/issues/672).
 # - Empty rows and dtypes: [transformers#17433](https://github.com/huggingface/transformers/issues/17433), [transformers#27114](https://github.com/huggingface/transformers/pull/27114), [Automodel#2658](https://github.com/NVIDIA-NeMo/Automodel/pull/2658), [apex#1444](https://github.com/NVIDIA/apex/pull/1444).
 # - Labels: [transformers#27517](https://github.com/huggingface/transformers/issues/27517), [transformers#37830](https://github.com/huggingface/transformers/pull/37830), [transformers#47394](https://github.com/huggingface/transformers/issues/47394).
+#
+# And for the last section:
+#
+# - A. Radford et al., [Language Models are Unsupervised Multitask Learners](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf), 2019 (GPT-2).
+# - G. Xiao et al., [Efficient Streaming Language Models with Attention Sinks](https://arxiv.org/abs/2309.17453), 2024.

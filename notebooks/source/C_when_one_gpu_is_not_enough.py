@@ -386,7 +386,7 @@ for split in ("contiguous", "zigzag"):
 
 # %% [markdown]
 # And the length has to divide: two equal chunks a rank.
-# A user of another implementation met 2,999 tokens on four GPUs ([EasyContext#47](https://github.com/jzhang38/EasyContext/issues/47)); here the message says what to do.
+# A user of another implementation had 2,999 tokens on four GPUs, and got a mismatch of sizes in the backward pass ([EasyContext#47](https://github.com/jzhang38/EasyContext/issues/47)); here the message says what to do.
 
 # %%
 with expected_error(ValueError):
