@@ -269,7 +269,9 @@ def _build_exercises(
     for folder in ("exercises", "solutions"):
         solved = folder == "solutions"
         address = f"exercises/{master.stem}.ipynb"
-        badge = build_exercises.badge(master, "" if solved else _badge(project, address))
+        link = "" if solved else _badge(project, address)
+        chapter = project.colab_url(f"notebooks/{master.stem}.ipynb")
+        badge = build_exercises.badge(master, link, chapter)
         notebook = build_exercises.read(master)
         dress(notebook, master.stem, badge, project)
         build_exercises.finish(notebook, solved=solved)
@@ -342,18 +344,35 @@ def _build_picture(project: Project, *, check: bool) -> list[str]:
     return []
 
 
+#: `%pip` would add notes on restarting and on a newer pip, which lead students astray. The function
+#: keeps its names to itself: a student's `sys` must not lead the grader to this cell.
+_SETUP = """\
+# Run this cell first. Where course_lib is missing, as on Colab, it installs that and nothing else.
+def install_course_lib():
+    import subprocess, sys
+
+    package = "{package}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", package]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode != 0:
+        hint = "{hint}"
+        raise RuntimeError(f"pip did not install it:\\n{{done.stderr}}\\n{{hint}}") from None
+
+
+try:
+    import course_lib
+except ModuleNotFoundError:
+    install_course_lib()
+from course_lib.colab import report
+
+print(report())"""
+
+
 def _setup_cell(project: Project) -> NotebookNode:
-    code = (
-        "# Run this cell first. On Colab it adds course_lib and nothing else; "
-        "elsewhere it only reports.\n"
-        "try:\n"
-        "    import course_lib\n"
-        "except ModuleNotFoundError:\n"
-        f"    %pip install --quiet --no-deps {project.package_url}\n"
-        "from course_lib.colab import report\n"
-        "\n"
-        "print(report())"
-    )
+    hint = "Is there a network? If pip says 404, tell whoever gave you this notebook."
+    if "/OWNER/" in project.address:
+        hint = "Its address is a placeholder: see `course configure --address`, `course build`."
+    code = _SETUP.format(package=project.package_url, hint=hint)
     return nbformat.v4.new_code_cell(code, metadata={"tags": [MACHINE_TAG, "setup"]})
 
 

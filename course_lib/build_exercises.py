@@ -50,8 +50,14 @@ def masters(root: Path) -> list[Path]:
     return sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
 
 
-def badge(master: Path, link: str) -> str:
-    """The second cell: how much there is to do; `link` is the Colab badge, "" for teachers."""
+def badge(master: Path, link: str, chapter: str = "") -> str:
+    """The second cell: how much there is to do.
+
+    Args:
+        master: source of the exercises.
+        link: the Colab badge, "" for teachers.
+        chapter: the address of the chapter on Colab, where no other file is at hand.
+    """
     answers = _answers(read(master))
     points = sum(cell.metadata["points"] for cell in answers)
     minutes = sum(cell.metadata["minutes"] for cell in answers)
@@ -59,7 +65,9 @@ def badge(master: Path, link: str) -> str:
     if link:
         return (
             f"{link} {size}\n\nWrite your answers where it says so, run the cell, then the check "
-            "below it. Each answer gets along with `numpy` and `torch` alone."
+            "below it. Each answer gets along with `numpy` and `torch` alone.\n\n"
+            'On Colab, begin with "File, Save a copy in Drive": what you write in a page that you '
+            f"only opened is gone when you close it. The chapter is [on Colab too]({chapter})."
         )
     return f"For teachers only: the exercises with their solutions. {size}"
 
