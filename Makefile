@@ -3,7 +3,12 @@
 # make test-browser  runs every notebook in JupyterLab in a real browser
 # make test-release  installs the tree that students get, from nothing, and runs it
 # make test-mutants  changes every solution in every small way: do the hidden checks notice?
+# make site  builds the course as a web site in build/site, without a network
+# make pdf   prints it: build/causal-attention.pdf (needs chromium)
+# make test-site  builds both and reads them: links, accessibility, search, no network
 # make test-recordings  trains chapter 1's models anew: are they what the explorer shows?
+# make colab  runs every notebook with Colab's versions (5 GB, needs Python 3.13 and openssl)
+# make colab-subset  runs two of them without Colab's torch (a minute); CI does so
 # All set up .venv on the first run; they need Python 3.11 or newer and make, nothing else.
 
 SHELL := /bin/sh
@@ -13,10 +18,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
-.PHONY: lab test test-browser test-release test-mutants test-recordings build clean
+.PHONY: lab test test-browser test-release test-mutants test-recordings test-site site pdf colab colab-subset build clean
 
 lab: .venv/lab-ready
-	$(BIN)/jupyter lab $(LAB_ARGS) $(FIRST)
+	$(BIN)/jupyter lab --notebook-dir=. $(LAB_ARGS) $(FIRST)
 
 test: .venv/dev-ready
 	@echo "== 1 of 4: style (ruff) and spelling (codespell)"
@@ -45,11 +50,31 @@ test-recordings: .venv/dev-ready
 	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"
 	$(BIN)/python -c "from course_lib.explorers.recordings import main; main(['--check'])"
 
+site: .venv/site-ready
+	@echo "== the web site (under a minute)"
+	$(BIN)/python docs/site/build.py site
+
+pdf: .venv/site-ready
+	@echo "== the printed book (about a minute; needs chromium)"
+	$(BIN)/python docs/site/build.py pdf
+
+test-site: site pdf .venv/dev-ready
+	@echo "== the web site in a real browser, and the printed book"
+	$(BIN)/python -m pytest -m site tests/test_site.py
+
+colab: .venv/dev-ready
+	@echo "== every notebook alone in a fresh emulation of Colab (about ten minutes and a network)"
+	$(BIN)/python -m tests.colab.run $(COLAB_ARGS)
+
+colab-subset: .venv/dev-ready
+	@echo "== two notebooks with Colab's versions of all but torch (a minute and a network)"
+	$(BIN)/python -m tests.colab.run --subset
+
 build: .venv/dev-ready
 	$(BIN)/course build
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf build .colab .venv .pytest_cache .ruff_cache .hypothesis
 
 .venv/lab-ready: pyproject.toml constraints.txt | .venv
 	@echo "== installing the course (a few minutes the first time)"
@@ -62,6 +87,12 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/lab-ready
+
+.venv/site-ready: pyproject.toml constraints.txt | .venv
+	@echo "== installing what builds the site"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	@touch $@
 
 .venv:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer (with its venv and ensurepip modules; Debian: python3-venv) on the PATH" >&2; exit 1; }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from course_lib import __version__
+from course_lib.links import APPS, course_link, course_table
 from course_lib.project import configure_address, load_project
 
 _SUBMISSIONS = (
@@ -68,6 +69,18 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--unsafe", action="store_true", help=unsafe)
     grade.set_defaults(run=_grade)
 
+    link = commands.add_parser("link", help="links that open the course on a JupyterHub")
+    link.add_argument("--hub", required=True, metavar="ADDRESS", help="https://hub.example.edu")
+    what = link.add_mutually_exclusive_group()
+    notebook = "what to open, such as exercises/05_kv_cache.ipynb (default: the chapters' folder)"
+    what.add_argument("--notebook", metavar="PATH", help=notebook)
+    every = "all chapters and exercises, as a Markdown table"
+    what.add_argument("--all", action="store_true", help=every)
+    branch = "of the published repository (default: the one it opens with)"
+    link.add_argument("--branch", metavar="NAME", help=branch)
+    link.add_argument("--app", choices=tuple(APPS), default="lab", help="default: lab")
+    link.set_defaults(run=_link)
+
     release = commands.add_parser("release", help="write the tree that students get")
     release.add_argument("out", type=Path, metavar="OUT", help="a new folder, or an older release")
     release.add_argument("--zip", action="store_true", help="write OUT.zip beside it as well")
@@ -108,6 +121,19 @@ def _grade(options: argparse.Namespace) -> int:
             f"needs {error.name}, a tool of teachers; install it with pip install -e '.[teach]'"
         ) from None
     return grade(options, load_project())
+
+
+def _link(options: argparse.Namespace) -> int:
+    project = load_project()
+    how = {"app": options.app, "branch": options.branch}
+    if options.all:
+        print(course_table(project, options.hub, **how))
+    else:
+        print(course_link(project, options.hub, options.notebook, **how))
+    if "/OWNER/" in project.address:
+        note = "this link leads nowhere yet: `course configure --address` sets what it pulls"
+        print(f"course link: {note}", file=sys.stderr)
+    return 0
 
 
 def _release(options: argparse.Namespace) -> int:

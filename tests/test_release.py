@@ -82,7 +82,7 @@ def on_disk(folder):
 def test_a_student_finds_chapters_exercises_library_and_environment(files):
     project = load_project(ROOT)
     wanted = {"README.md", "LICENSE", "Makefile", "pyproject.toml", "environment.yml"}
-    wanted |= {"constraints.txt", "docs/images/sat.png", "course_lib/checks/report.py", MARKER}
+    wanted |= {"constraints.txt", "docs/images/explorer.png", "course_lib/checks/report.py", MARKER}
     wanted |= {f"notebooks/{chapter.name}.ipynb" for chapter in project.chapters}
     for master in (ROOT / "solutions").glob("[0-9][0-9]_*.py"):
         wanted |= {f"exercises/{master.stem}.ipynb"}
@@ -442,7 +442,8 @@ def test_make_lab_installs_the_tree_and_opens_its_first_chapter(released):
     )  # fmt: skip
     assert "pip install --quiet --constraint constraints.txt --editable '.[lab]'" in done.stdout
     last = done.stdout.splitlines()[-1]
-    assert last == ".venv/bin/jupyter lab --no-browser notebooks/01_contract.ipynb"
+    # the whole tree is served, else the exercises beside `notebooks` could not be opened
+    assert last == ".venv/bin/jupyter lab --notebook-dir=. --no-browser notebooks/01_contract.ipynb"
     for target in ("test", "build", "test-mutants"):
         refused = subprocess.run(["make", "-n", target], cwd=released.out, capture_output=True)
         assert refused.returncode != 0

@@ -14,7 +14,18 @@ from course_lib.build_exercises import masters
 from course_lib.project import Project
 
 #: Parts of `course_lib` that only authors and teachers run.
-TEACHERS_ONLY = ("grading", "build.py", "build_exercises.py", "cli.py", "project.py")
+TEACHERS_ONLY = ("grading", "build.py", "build_exercises.py", "cli.py", "links.py", "project.py")
+#: Files that students get as they are; what opens the course elsewhere is among them.
+COPIED = (
+    "LICENSE",
+    "CITATION.cff",
+    "constraints.txt",
+    "docs/images/explorer.png",
+    ".binder/environment.yml",
+    ".binder/postBuild",
+    ".devcontainer/Dockerfile",
+    ".devcontainer/devcontainer.json",
+)
 #: What conda-forge calls a package.
 _CONDA_NAMES = {"torch": "pytorch"}
 #: Rules of the Makefile that students have use for.
@@ -39,7 +50,7 @@ def student_files(project: Project) -> dict[str, bytes]:
     """
     root = project.root
     copied = [
-        *(root / name for name in ("LICENSE", "constraints.txt", "docs/images/sat.png")),
+        *(root / name for name in COPIED),
         *(root / "notebooks" / f"{chapter.name}.ipynb" for chapter in project.chapters),
         *(root / "exercises" / f"{master.stem}.ipynb" for master in masters(root)),
         *_library(root),

@@ -57,14 +57,15 @@ def lab(tmp_path_factory):
         )  # fmt: skip
     address = f"http://127.0.0.1:{port}/lab"
     try:
-        _wait_for(address, server, folder / "log")
+        wait_for(address, server, folder / "log")
         yield address
     finally:
         server.terminate()
         server.wait(timeout=30)
 
 
-def _wait_for(address, server, log):
+def wait_for(address, server, log):
+    """Until the server answers; an error with its log if it ends, or after a minute."""
     for _ in range(120):
         if server.poll() is not None:
             break
