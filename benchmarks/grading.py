@@ -173,8 +173,12 @@ def with_tests(data: bytes) -> nbformat.NotebookNode:
 
 
 def run(command: list[str], folder: Path) -> None:
-    """A command that must succeed."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    """A command of this environment, which must succeed (nbgrader calls others by their names)."""
+    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": here},
+    )  # fmt: skip
     if done.returncode != 0:
         print(done.stderr[-2000:], file=sys.stderr)
 
