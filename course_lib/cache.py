@@ -312,8 +312,6 @@ class _BufferCache(Cache):
 
     def _allocate(self, k: Tensor, v: Tensor) -> None:
         """Make the buffers; make them anew if an emptied cache gets keys of another kind."""
-        if self.length > 0:
-            return
 
         def fits(buffer: Tensor | None, new: Tensor) -> bool:
             return buffer is not None and (
@@ -346,12 +344,13 @@ class StaticCache(_BufferCache):
         return self.capacity - self.length
 
     def _store(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self._allocate(k, v)
+        if self.length == 0:
+            self._allocate(k, v)
         n = k.shape[-2]
         self._k.narrow(-2, self.length, n).copy_(k)
         self._v.narrow(-2, self.length, n).copy_(v)
         self.length += n
-        return self.view()
+        return self._kept(self._k), self._kept(self._v)
 
     def _kept(self, buffer: Tensor) -> Tensor:
         return buffer.narrow(-2, 0, self.length)
@@ -397,7 +396,8 @@ class RingCache(_BufferCache):
         return held[torch.argsort(held % self._slots)]
 
     def _store(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self._allocate(k, v)
+        if self.length == 0:
+            self._allocate(k, v)
         n = k.shape[-2]
         # The first query of a chunk may see keys that its last position overwrites, so the
         # answer is put together before anything is written. One position overwrites only what

@@ -163,11 +163,8 @@ class Block(nn.Module):
         self.norm_1 = nn.LayerNorm(config.width)
         self.attention = SelfAttention(config)
         self.norm_2 = nn.LayerNorm(config.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width, 4 * config.width),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(4 * config.width, config.width),
-        )
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, **options: object
@@ -175,7 +172,8 @@ class Block(nn.Module):
         """As `SelfAttention.forward`: states [B, T, C] to new states, and attention weights."""
         y, weights = self.attention(self.norm_1(x), mask, **options)
         x = x + y
-        return x + self.mlp(self.norm_2(x)), weights
+        wide = F.gelu(self.up(self.norm_2(x)), approximate="tanh")  # [B, T, 4C]
+        return x + self.down(wide), weights
 
 
 class GPT(nn.Module):
@@ -265,7 +263,7 @@ class GPT(nn.Module):
             _check_same_padding(cache, padding)
         self._check_prefix(first + len(slots))
         if cache is not None:
-            self._check_reach(slots, k_slots)
+            self._check_reach(first, slots, k_slots)
         mask, is_causal = self._in_force(slots, k_slots, padding, dense=return_weights)
         logical = slots if padding is None else (slots - padding[:, None]).clamp(min=0)  # [B, T]
         rotation = self._rotation(logical) if self.config.positions == "rotary" else None
@@ -282,8 +280,8 @@ class GPT(nn.Module):
                     need_weights=return_weights,
                 )  # [B, T, C], [B, H, T, S]
                 all_weights.append(weights)
-            for layer in cache or ():
-                layer.padding = padding
+                if cache is not None:
+                    cache[i].padding = padding
         logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
         return (logits, all_weights) if return_weights else logits
 
@@ -409,9 +407,7 @@ class GPT(nn.Module):
 
     def _check_cache(self, tokens: Tensor, cache: Sequence[Cache] | None, start: int | None) -> int:
         """Refuse a cache or a start that does not fit; the position of the first new word."""
-        first = 0
-        if cache is not None:
-            first = self.seen(cache)
+        first = 0 if cache is None else self.seen(cache)
         if start is not None and start != first:
             raise ValueError(f"start: expected {first}, the positions seen so far; got {start}")
         length = first + tokens.shape[1]
@@ -457,9 +453,8 @@ class GPT(nn.Module):
                 f"{self.mask!r}, in one chunk; got {length}"
             )
 
-    def _check_reach(self, slots: Tensor, k_slots: Tensor) -> None:
+    def _check_reach(self, first: int, slots: Tensor, k_slots: Tensor) -> None:
         """Refuse a cache that would give other outputs than the whole text at once."""
-        first = int(slots[0])
         if first == 0 or (self.mask.never_ahead and len(k_slots) == first + len(slots)):
             return  # nothing cached, or nothing that could go wrong
         past = torch.arange(first, device=slots.device)
@@ -634,7 +629,7 @@ def _initialise(model: GPT, rng: np.random.Generator) -> None:
             parameter.data.fill_(1.0 if "norm" in name and "weight" in name else 0.0)
             continue
         scale = 0.02
-        if name.endswith(("attention.out.weight", "mlp.2.weight")):
+        if name.endswith(("attention.out.weight", "down.weight")):
             scale /= additions**0.5
         values = rng.normal(0.0, scale, size=tuple(parameter.shape))
         parameter.data.copy_(torch.from_numpy(values))

@@ -26,8 +26,8 @@ _BLOCK = {
     "attn.c_attn": ("attention.qkv", True),
     "attn.c_proj": ("attention.out", True),
     "ln_2": ("norm_2", False),
-    "mlp.c_fc": ("mlp.0", True),
-    "mlp.c_proj": ("mlp.2", True),
+    "mlp.c_fc": ("up", True),
+    "mlp.c_proj": ("down", True),
 }
 #: Where Hugging Face keeps the smallest GPT-2: 124 million weights, 12 layers of 12 heads.
 GPT2 = "openai-community/gpt2"
@@ -231,14 +231,17 @@ def _put(model: GPT, ours: str, weight: Tensor, theirs: str) -> None:
     """Make a copy of `weight` the parameter of that name.
 
     Matrices [out, in] lie in memory as [in, out], under a transposed view: processors multiply
-    that with a single word faster, and decoding does little else (`benchmarks/kv_cache.py`).
+    that with a single word faster, and decoding does little else (`benchmarks/kv_cache.py`). The
+    positions are no factor of a product; one row of them is read at a time.
     """
     module, _, leaf = ours.rpartition(".")
     old = model.get_parameter(ours)
     if weight.shape != old.shape:
         raise ValueError(f"{theirs}: expected shape {list(old.shape)}; got {list(weight.shape)}")
-    copied = torch.empty(weight.shape[::-1], dtype=old.dtype)  # reversed: [out] or [in, out]
-    copied = copied.permute(*range(weight.ndim)[::-1]).copy_(weight)
+    copied = torch.empty_like(old)  # row by row
+    if weight.ndim == 2 and module != "position":
+        copied = torch.empty(weight.shape[::-1], dtype=old.dtype).T
+    copied.copy_(weight)
     setattr(model.get_submodule(module), leaf, nn.Parameter(copied))
 
 

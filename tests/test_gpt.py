@@ -95,8 +95,8 @@ def test_the_model_is_a_transformer_written_with_library_functions() -> None:
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + block.attention.out(h.permute(0, 2, 1, 3).reshape(3, 7, 8))
         h = F.layer_norm(x, (8,), block.norm_2.weight, block.norm_2.bias)
-        h = F.gelu(F.linear(h, block.mlp[0].weight, block.mlp[0].bias), approximate="tanh")
-        x = x + F.linear(h, block.mlp[2].weight, block.mlp[2].bias)
+        h = F.gelu(F.linear(h, block.up.weight, block.up.bias), approximate="tanh")
+        x = x + F.linear(h, block.down.weight, block.down.bias)
     x = F.layer_norm(x, (8,), gpt.norm.weight, gpt.norm.bias)
     torch.testing.assert_close(gpt(tokens), x @ gpt.head.weight.T, rtol=1e-10, atol=1e-10)
 
@@ -121,7 +121,7 @@ def test_initial_weights_follow_gpt_2() -> None:
     gpt = GPT(config, np.random.default_rng(0))
     assert gpt.word.weight.std().item() == pytest.approx(0.02, rel=0.05)
     block = gpt.blocks[0]
-    for added in (block.attention.out, block.mlp[2]):
+    for added in (block.attention.out, block.down):
         assert added.weight.std().item() == pytest.approx(0.02 / 2, rel=0.05)
         assert (added.bias == 0).all()
     assert (block.norm_1.weight == 1).all() and (gpt.norm.bias == 0).all()
@@ -492,7 +492,7 @@ def test_a_layer_that_fails_halfway_takes_the_others_back() -> None:
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handle = gpt.blocks[1].mlp.register_forward_hook(broken)
+    handle = gpt.blocks[1].down.register_forward_hook(broken)
     refused(gpt, cache, KeyboardInterrupt, None)
     handle.remove()
     with evaluating(gpt):
