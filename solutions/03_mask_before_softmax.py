@@ -310,7 +310,7 @@ ask("3.C", "")  # your letter
 #
 # - **a** True: arithmetic with infinities is undefined.
 # - **b** True in float16, where range is scarce.
-# - **c** False: $-\infty$ gives exact zeros at any scores in any dtype. -1e9 does not fit float16 and loses to scores below it. A row with nothing visible needs care with either.
+# - **c** False: $-\infty$ gives exact zeros at any scores in any dtype. -1e9 does not fit float16, and takes the weight where visible scores lie below it. A row with nothing visible needs care with either.
 # - **d** False: -1e4 is the stable choice, it fits every dtype.
 
 # %% tags=["check"]
