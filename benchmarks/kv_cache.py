@@ -28,6 +28,7 @@ import platform
 import statistics
 import time
 from abc import ABC, abstractmethod
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -233,8 +234,9 @@ def in_fresh_processes(case: tuple[int, int, int], processes: int) -> list[dict[
     """`measure(*case)` several times, each time in a process of its own, one after the other."""
     found = []
     for _ in range(processes):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found.append(pool.apply(measure, case))
+        # Unlike a Pool, an executor tells if the process is killed, for want of memory say.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found.append(pool.submit(measure, *case).result())
     return found
 
 

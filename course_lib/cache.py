@@ -128,7 +128,7 @@ class Cache(ABC):
             ValueError: if it is out of range; for a ring, if what the next query needs has been
                 overwritten.
         """
-        check_count("length", length, 0)
+        length = check_count("length", length, 0)
         if length > self.length:
             raise ValueError(f"length: expected at most {self.length} (held); got {length}")
         self.length = length
@@ -430,6 +430,7 @@ class RingCache(_BufferCache):
 
     def crop(self, length: int) -> None:
         """As `Cache.crop`, unless what the next query needs has been overwritten."""
+        length = check_count("length", length, 0)
         needed = max(0, length - self.window + 1)  # the lowest position that it may see
         if self._first > needed and 0 < length <= self.length:
             raise ValueError(

@@ -64,7 +64,8 @@ def generate(
     Raises:
         TypeError: if the prompt is not of integers, or the model has no use for a cache.
         ValueError: if the prompt is empty, the text would not fit into `model.config.context`,
-            an option is out of range, or `rng` is missing. A given cache is then as it was.
+            an option is out of range, or `rng` is missing. A given cache is then as it was, and
+            so it is if the reader presses stop.
     """
     words = stream(
         model, prompt, n, temperature=temperature, rng=rng, top_k=top_k, top_p=top_p, stop=stop,
@@ -73,7 +74,8 @@ def generate(
     if description is not None:
         words = progress(words, description, total=n)
     start = _prompt(prompt, next(model.parameters(), torch.empty(0)).device)
-    return torch.cat([start, *(word[..., None] for word in words)], dim=-1)
+    with all_or_nothing(None if isinstance(cache, str) else cache):
+        return torch.cat([start, *(word[..., None] for word in words)], dim=-1)
 
 
 def stream(
@@ -192,7 +194,9 @@ def _choose(logits: Tensor, sampling: Sampling, rng: np.random.Generator | None)
     p = probabilities(logits, sampling).cpu().numpy()
     draws = rng.random((len(p), 1))
     words: NDArray[np.int64] = (np.cumsum(p, axis=-1)[:, :-1] <= draws).sum(axis=-1)
-    return torch.from_numpy(words).to(logits.device)
+    # The sum may round to less than the draw, and the last words be filtered ones.
+    possible = p.shape[-1] - 1 - (p[:, ::-1] > 0).argmax(axis=-1)
+    return torch.from_numpy(np.minimum(words, possible)).to(logits.device)
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -290,9 +294,9 @@ def _prompt(prompt: Any, device: torch.device) -> Tensor:
         tokens = torch.as_tensor(prompt, device=device)
     except ValueError as error:  # torch speaks of sequences and dims
         raise ValueError(f"prompt: texts of different lengths need left_pad; {error}") from None
-    if tokens.ndim not in (1, 2) or tokens.shape[-1] == 0:
+    if tokens.ndim not in (1, 2) or tokens.numel() == 0:
         raise ValueError(
-            "prompt: expected shape [T] or [B, T] with T > 0 (a model needs a first word to "
+            "prompt: expected shape [T] or [B, T] with B, T > 0 (a model needs a first word to "
             f"continue); got {list(tokens.shape)}"
         )
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
@@ -340,16 +344,14 @@ def _check_length(
     limits = {} if context is None else {"the model's context": context}
     if cache is not None and not isinstance(cache, str):
         held = model.seen(cache)
-        if cache[0].room is not None:
-            limits["the cache's capacity"] = held + cache[0].room
+        rooms = [layer.room for layer in cache if layer.room is not None]
+        if rooms:
+            limits["the cache's capacity"] = held + min(rooms)
     length = held + batch.shape[1]
-    if padding is not None and int(torch.as_tensor(padding).max()) >= length:
-        raise ValueError(
-            f"padding: expected at least one real word in each text of {length} slots; "
-            f"got {torch.as_tensor(padding).tolist()}"
-        )
     if isinstance(model, GPT):
         _check_gpt(model, batch, n, held, padding, cache)
+        if model.masking == "always" and model.mask.length is not None:
+            limits["the length of the rule's data"] = model.mask.length
     # The last new word is never fed back, so a text of T + n words needs T + n - 1 positions.
     what = min(limits, key=limits.__getitem__, default=None)
     if what is not None and n > 0 and length + n - 1 > limits[what]:
@@ -373,7 +375,12 @@ def _check_gpt(
             f"prompt: expected word numbers in 0..{model.config.vocab_size - 1}; "
             f"got {int(batch.min())}..{int(batch.max())}"
         )
-    model.check_padding(padding, batch)
+    padding = model.check_padding(padding, batch)
+    if padding is not None and int(padding.max()) >= held + batch.shape[1]:
+        raise ValueError(
+            f"padding: expected at least one real word in each text of {held + batch.shape[1]} "
+            f"slots; got {padding.tolist()}"
+        )
     slots = getattr(cache[0], "slots", None) if isinstance(cache, Sequence) and cache else None
     end = held + batch.shape[1] + n - 1  # positions that will have been fed
     if slots is None or n < 2 or end <= slots:

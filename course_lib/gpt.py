@@ -254,7 +254,12 @@ class GPT(nn.Module):
                 past may not see the new words, and the new words may not see what it has dropped.
                 The cache is then as it was.
         """
-        _check_tokens(tokens)
+        _check_tokens(tokens, self.word.weight.device)
+        if self._is_masked and self.mask.batch not in (None, 1, len(tokens)):
+            raise ValueError(
+                f"tokens: expected {self.mask.batch} sequences, as {self.mask!r} has data for; "
+                f"got {len(tokens)}"
+            )
         first = self._check_cache(tokens, cache, start)  # the position of the first new word
         slots = torch.arange(first, first + tokens.shape[1], device=tokens.device)  # [T]
         k_slots = slots if cache is None else cache[0].upcoming(len(slots)).to(slots)  # [S]
@@ -282,7 +287,7 @@ class GPT(nn.Module):
                 all_weights.append(weights)
                 if cache is not None:
                     cache[i].padding = padding
-        logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
+            logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
         return (logits, all_weights) if return_weights else logits
 
     def embed(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -435,7 +440,7 @@ class GPT(nn.Module):
         """
         if padding is None:
             return None
-        padding = torch.as_tensor(padding, device=tokens.device)
+        padding = torch.as_tensor(padding, device=tokens.device).clone()  # the cache keeps it
         if padding.is_floating_point() or padding.dtype == torch.bool:
             raise TypeError(f"padding: expected integers, slots a sequence; got {padding.dtype}")
         if padding.shape != tokens.shape[:1] or bool((padding < 0).any()):
@@ -574,12 +579,14 @@ def _simplified(mask: Tensor | None) -> tuple[Tensor | None, bool]:
 # --- checks ------------------------------------------------------------------------------------
 
 
-def _check_tokens(tokens: Tensor) -> None:
+def _check_tokens(tokens: Tensor, device: torch.device) -> None:
     """Refuse inputs that no model can read."""
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise TypeError(f"tokens: expected integers; got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         raise ValueError(f"tokens: expected shape [B, T], T > 0; got {list(tokens.shape)}")
+    if tokens.device != device:
+        raise ValueError(f"tokens: expected the device of the model, {device}; got {tokens.device}")
 
 
 def _check_layers(cache: Sequence[Cache], layers: int) -> None:

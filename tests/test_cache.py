@@ -3,6 +3,7 @@
 import copy
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -267,6 +268,19 @@ def test_gradient_history_is_refused_by_caches_that_overwrite():
 def test_bad_sizes_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_length_to_crop_to_is_an_integer_of_any_library(kind):
+    cache = KINDS[kind]()
+    cache.append(random(9, 4), random(9, 4))
+    before = contents(cache)
+    for length in (8.0, "8", True):
+        with pytest.raises(TypeError, match="length: expected an integer; got"):
+            cache.crop(length)
+        assert same(contents(cache), before)
+    cache.crop(np.int64(9))
+    assert type(cache.length) is int and same(contents(cache), before)
 
 
 def test_all_or_nothing_takes_back_what_was_appended_before_an_error():

@@ -137,6 +137,7 @@ def test_the_context_can_be_filled_to_the_last_position() -> None:
     [
         ([], ValueError, r"a model needs a first word.* got \[0\]"),
         ([[]], ValueError, r"got \[1, 0\]"),
+        (np.zeros((0, 3), int), ValueError, r"prompt: expected .* B, T > 0 .* got \[0, 3\]"),
         (3, ValueError, r"got \[\]"),
         ([0.5], TypeError, "expected integers"),
         ([True], TypeError, "expected integers"),
@@ -165,6 +166,7 @@ def test_bad_prompts_are_refused(prompt: object, error: type, message: str) -> N
         ({"n": 1, "temperature": 0, "cache": "ring"}, "cache: expected None, 'concat', 'static'"),
         ({"n": 1, "temperature": 0, "padding": [1]}, "expected at least one real word in each"),
         ({"n": 1, "temperature": 0, "padding": [0, 0]}, "one number of at least 0 for each of 1"),
+        ({"n": 1, "temperature": 0, "padding": np.zeros(0, int)}, r"each of 1 sequences; got \[\]"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:
@@ -273,6 +275,39 @@ def test_a_request_that_cannot_be_met_leaves_the_cache_as_it_was() -> None:
         generate(cheater, [1], 2, temperature=0, cache="static")
 
 
+def test_the_smallest_layer_and_the_data_of_the_rule_say_how_much_fits() -> None:
+    gpt = sharp(GPTConfig(7, 16, heads=2, width=8), 0)
+    small = [StaticCache(9), StaticCache(5)]
+    generate(gpt, [1, 2, 3], 1, temperature=0, cache=small)
+    with pytest.raises(ValueError, match=r"at most 2 new words .*the cache's capacity is 5"):
+        stream(gpt, [4], 3, temperature=0, cache=small)
+    ids = sharp(GPTConfig(7, 16, heads=2, width=8), 0, mask=causal() & same_document([0] * 6))
+    with pytest.raises(ValueError, match=r"at most 3 new words .*length of the rule's data is 6"):
+        stream(ids, [1, 2, 3, 4], 4, temperature=0)
+    assert generate(ids, [1, 2, 3, 4], 3, temperature=0, cache="static").shape == (7,)
+
+
+@pytest.mark.parametrize("kind", ["concat", "static", "ring"])
+def test_a_text_that_is_given_up_halfway_leaves_the_cache_as_it_was(kind: str) -> None:
+    gpt = sharp(GPTConfig(7, 16, heads=2, width=8), 0, mask=sliding_window(3))
+    cache, fed = gpt.new_cache(kind, 3 if kind == "ring" else None), []
+    generate(gpt, [1, 2, 3, 4, 5], 1, temperature=0, cache=cache)
+    before = [(layer.length, *(x.clone() for x in layer.view())) for layer in cache]
+
+    def stop(_module: object, inputs: tuple) -> None:
+        fed.append(inputs)
+        if len(fed) == 4:
+            raise KeyboardInterrupt
+
+    handle = gpt.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        generate(gpt, [6], 6, temperature=0, cache=cache)
+    handle.remove()
+    for layer, (length, k, v) in zip(cache, before, strict=True):
+        assert layer.length == length == 5
+        assert torch.equal(layer.view()[0], k) and torch.equal(layer.view()[1], v)
+
+
 def test_a_prefill_that_fails_at_its_second_chunk_takes_the_first_one_back() -> None:
     four_together = causal() | same_document([0] * 4 + list(range(1, 13)))
     gpt = sharp(GPTConfig(7, 16, heads=2, width=8), 0, mask=four_together)
@@ -371,6 +406,19 @@ def test_filters_follow_each_other_and_greedy_ignores_them() -> None:
     words = choose(logits.expand(500, 4), rng=np.random.default_rng(0), top_p=0.75)
     assert set(words.tolist()) == {0, 1}
     assert choose(logits, temperature=0, top_k=3).item() == 0
+
+
+def test_what_top_p_has_filtered_out_is_never_drawn() -> None:
+    """Not even by the largest draw, which a sum of rounded numbers may not reach."""
+
+    class Largest:
+        def random(self, size: tuple) -> np.ndarray:
+            return np.full(size, np.nextafter(1.0, 0.0))
+
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 300)))
+    words = choose(logits, rng=Largest(), top_p=0.5)
+    kept = probabilities(logits, Sampling(top_p=0.5))
+    assert (kept.gather(1, words[:, None]) > 0).all()
 
 
 def test_left_pad_ends_texts_together() -> None:

@@ -167,6 +167,7 @@ def test_evaluating_restores_the_mode_even_after_an_error(mode: bool) -> None:
         (torch.zeros(3, dtype=torch.long), ValueError, r"shape \[B, T\], T > 0; got \[3\]"),
         (torch.zeros(2, 0, dtype=torch.long), ValueError, r"got \[2, 0\]"),
         (torch.zeros(1, 10, dtype=torch.long), ValueError, "at most 9 positions"),
+        (torch.zeros(1, 3, dtype=torch.long, device="meta"), ValueError, "model, cpu; got meta"),
     ],
 )
 def test_bad_tokens_are_refused(tokens: torch.Tensor, error: type, message: str) -> None:
@@ -284,6 +285,29 @@ def test_every_chunk_of_a_text_must_be_told_the_same_padding(first, second) -> N
         layer.crop(0)  # an emptied cache takes another text
     with torch.no_grad():
         gpt(tokens, cache=cache, padding=second and torch.tensor(second))
+
+
+def test_a_cache_remembers_the_padding_that_it_was_told_and_not_what_became_of_it() -> None:
+    gpt, tokens, padding = model(0), texts(2, 6), torch.tensor([2, 0])
+    cache = gpt.new_cache()
+    with torch.no_grad():
+        gpt(tokens[:, :4], cache=cache, padding=padding)
+    padding[0] = 1
+    message = r"padding: expected \[2, 0\], as for the positions in the cache; got \[1, 0\]"
+    refused(gpt, cache, ValueError, message, tokens[:, 4:], padding=padding)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_rule_with_the_data_of_other_texts_is_refused(layers: int) -> None:
+    config = GPTConfig(11, 9, layers=layers, heads=2, width=8)
+    gpt = model(config=config, mask=causal() & same_document([[0, 0, 1], [0, 1, 1]]))
+    for batch in (1, 3):
+        with pytest.raises(ValueError, match=f"tokens: expected 2 sequences, .* got {batch}"):
+            gpt(texts(batch, 3))
+    cache = gpt.new_cache()
+    with evaluating(gpt):
+        gpt(texts(2, 1), cache=cache)
+    refused(gpt, cache, ValueError, "tokens: expected 2 sequences", texts(1, 1))
 
 
 @given(CONFIGS, st.integers(1, 12), st.integers(0, 2**32))
@@ -485,14 +509,15 @@ def test_one_layer_that_does_not_fit_stops_all_of_them() -> None:
         gpt(texts(1, 2), cache=cache[0])
 
 
-def test_a_layer_that_fails_halfway_takes_the_others_back() -> None:
+@pytest.mark.parametrize("place", ["blocks.1.attention.out", "blocks.1.down", "norm", "head"])
+def test_a_layer_that_fails_halfway_takes_the_others_back(place: str) -> None:
     gpt = model()
     cache = filled(gpt)
 
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handle = gpt.blocks[1].down.register_forward_hook(broken)
+    handle = gpt.get_submodule(place).register_forward_hook(broken)
     refused(gpt, cache, KeyboardInterrupt, None)
     handle.remove()
     with evaluating(gpt):
