@@ -25,6 +25,7 @@ from course_lib.flash import (
     tiled_attention_numpy,
     tiled_attention_torch,
 )
+from course_lib.flash.backends import _failure
 from course_lib.flash.tiled import _Task
 from course_lib.leaks import assert_causal
 from course_lib.masks import (
@@ -324,6 +325,13 @@ def test_heads_that_cannot_be_shared_are_refused():
 
 
 # --- backends -----------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_fails_without_a_word_is_reported_all_the_same():
+    def fails():
+        raise AssertionError
+
+    assert _failure(fails) == "AssertionError" and _failure(lambda: None) is None
 
 
 def test_backends_say_what_runs_on_a_cpu_and_why_the_rest_does_not():

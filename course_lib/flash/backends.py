@@ -167,10 +167,10 @@ def _failure(call: Callable[[], None], header: str | None = None) -> str | None:
         warnings.simplefilter("always")
         try:
             call()
-        except (RuntimeError, ImportError, NotImplementedError, ValueError) as error:
+        except Exception as error:  # a driver or a compiler may fail in ways of its own
             lines = [str(w.message).split(" (Triggered")[0] for w in caught]
             after = [i + 1 for i, line in enumerate(lines) if header and header in line.lower()]
             if after and after[0] < len(lines):
                 return lines[after[0]].splitlines()[0]
-            return str(error).splitlines()[0]
+            return (str(error).splitlines() or [type(error).__name__])[0]
     return None

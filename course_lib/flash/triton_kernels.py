@@ -5,10 +5,11 @@ imports triton; without a GPU, set TRITON_INTERPRET=1 before the first import of
 the sizes small (the interpreter takes about a millisecond a tile).
 
 What has been run where: the interpreter in the tests; compiled for sm_75, sm_80 and sm_90 without
-a device in the tests (both with triton 3.7.1; by hand with 3.6.0, the interpreter under NumPy 2.1,
-the compiler under NumPy 2.5 and torch 2.11; by hand, with 3.7.1, also the bfloat16 kernels for
-sm_100 and sm_120); on a GPU by `benchmarks/flash_gpu.py`, if
-benchmarks/results/ has its file.
+a device in the tests (both with triton 3.7.1). By hand with 3.6.0: the interpreter under NumPy 2.1
+and the compiler under NumPy 2.5 and torch 2.11. By hand with both: every candidate of the two
+passes for heads of 64 and 128 compiled, and the way from a call to its launch walked with a
+stand-in for CUDA's driver. By hand with 3.7.1: the bfloat16 kernels compiled for sm_100 and
+sm_120. On a GPU by `benchmarks/flash_gpu.py`, if benchmarks/results/ has its file.
 """
 
 import math
@@ -224,23 +225,40 @@ def flash_decode(
         if key in CHOSEN:
             run(CHOSEN[key])
         else:
-            CHOSEN[key] = _first_that_fits(decode_candidates(rows, q.shape[3], block_k), run)
+            capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
+            cores = has_tensor_cores(capability, q.dtype)
+            tried = decode_candidates(rows, q.shape[3], block_k, tensor_cores=cores)
+            CHOSEN[key] = _first_that_fits(tried, run)
     return o.to(dtype)
 
 
-def decode_candidates(rows: int, D: int, block_k: int | None = None) -> list[Config]:
+def has_tensor_cores(capability: tuple[int, int] | None, dtype: torch.dtype) -> bool:
+    """Whether products run on matrix units: not in float32, and for Triton not before 8.0."""
+    return dtype != torch.float32 and (capability is None or capability[0] >= 8)
+
+
+def decode_candidates(
+    rows: int, D: int, block_k: int | None = None, *, tensor_cores: bool = True
+) -> list[Config]:
     """Tiles of the decoding kernel, the one to prefer first; `rows` stands for its queries.
 
     Fast memory ranges from 64 KB (T4) to 227 KB (Hopper), so the list goes down to almost none.
+    Without tensor cores each thread multiplies for itself, out of its registers: a tile that is
+    too large for them spills kilobytes a thread, so tiles are small and share more threads.
     """
+    warps = 4 if tensor_cores else 8
+    smaller: list[int] = []
     if block_k is None:
-        block_k = 16 if INTERPRETED else 128 if D <= 64 else 64
+        if INTERPRETED:
+            block_k = 16
+        elif tensor_cores:
+            block_k = (128 if D <= 64 else 64) // (2 if rows > 64 else 1)
+        else:
+            block_k = min(64, max(16, 2**16 // (rows * D)))
         smaller = [size for size in (64, 32, 16) if size < block_k]
-    else:
-        smaller = []
     return [
-        *(Config(rows, block_k, 4, stages) for stages in (3, 2, 1)),
-        *(Config(rows, size, 4, 1) for size in smaller),
+        *(Config(rows, block_k, warps, stages) for stages in (3, 2, 1)),
+        *(Config(rows, size, warps, 1) for size in smaller),
     ]
 
 
@@ -536,6 +554,8 @@ def _configs(*rows: tuple[int, int, int, int, str]) -> tuple[Config, ...]:
 #:   step, so 8 warps, alone on their processor, want 3;
 #: - 128 x 128 with 4 warps leaves the assembler so few registers that matrix instructions wait
 #:   for each other; 128 x 64 is as much as fits.
+#: Without tensor cores (float32, and everything before 8.0) a tile lives in registers: 8 warps
+#: where 4 would spill hundreds of bytes a thread.
 _FORWARD: dict[tuple[int, str], tuple[Config, ...]] = {
     (9, "large"): _configs(
         (128, 128, 8, 3, "tma"), (128, 64, 4, 2, "tma"), (64, 64, 4, 3, "tma"),
@@ -551,7 +571,7 @@ _FORWARD: dict[tuple[int, str], tuple[Config, ...]] = {
     ),
     (8, "small"): _configs((128, 64, 4, 3, ""), (64, 64, 4, 3, ""), (128, 32, 4, 3, "")),
     (8, "float32"): _configs((32, 32, 4, 1, ""), (16, 32, 4, 1, "")),
-    (7, "large"): _configs((32, 32, 4, 1, ""), (16, 32, 2, 1, "")),
+    (7, "large"): _configs((32, 32, 8, 1, ""), (16, 32, 4, 1, ""), (16, 32, 2, 1, "")),
     (7, "small"): _configs((32, 32, 4, 1, ""), (16, 32, 4, 1, "")),
     (7, "float32"): _configs((32, 32, 4, 1, ""), (16, 16, 2, 1, "")),
 }  # fmt: skip
@@ -565,14 +585,14 @@ _BACKWARD: dict[tuple[int, str], tuple[Config, ...]] = {
         (64, 128, 8, 2, "tma"), (64, 64, 4, 2, "tma"), (64, 128, 8, 3, "tma"),
         (64, 128, 8, 2, "tma atomic"), (64, 64, 4, 2, ""),
     ),
-    (9, "float32"): _configs((32, 32, 4, 1, ""), (16, 32, 4, 1, "")),
+    (9, "float32"): _configs((32, 32, 8, 1, ""), (16, 32, 8, 1, ""), (16, 32, 4, 1, "")),
     (8, "large"): _configs(
         (32, 64, 4, 2, ""), (32, 128, 8, 2, ""), (32, 64, 4, 1, ""), (32, 32, 4, 1, "")
     ),
     (8, "small"): _configs((32, 128, 4, 2, ""), (64, 64, 4, 2, ""), (32, 64, 4, 2, "")),
-    (8, "float32"): _configs((32, 32, 4, 1, ""), (16, 32, 4, 1, "")),
-    (7, "large"): _configs((16, 32, 4, 1, ""), (16, 16, 2, 1, "")),
-    (7, "small"): _configs((32, 32, 4, 1, ""), (16, 32, 4, 1, "")),
+    (8, "float32"): _configs((32, 32, 8, 1, ""), (16, 32, 8, 1, ""), (16, 32, 4, 1, "")),
+    (7, "large"): _configs((16, 32, 8, 1, ""), (16, 16, 4, 1, ""), (16, 16, 2, 1, "")),
+    (7, "small"): _configs((32, 32, 8, 1, ""), (16, 32, 8, 1, ""), (16, 32, 4, 1, "")),
     (7, "float32"): _configs((16, 16, 4, 1, ""),),
 }  # fmt: skip
 
@@ -632,7 +652,8 @@ def _times(
 ) -> dict[Config, float | str]:
     """Median milliseconds of each config by CUDA events, or why it does not work.
 
-    Several launches between two events: the first waits for Python, the others for the GPU.
+    The GPU first sleeps for about a millisecond, in which Python queues all launches: short
+    kernels would else be told apart by the time to launch them.
     """
     found: dict[Config, float | str] = {}
     for config in tried:
@@ -643,6 +664,7 @@ def _times(
         times = []
         for _ in range(repeats):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(2_000_000)
             begin.record()
             for _ in range(launches):
                 run(config)
