@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -68,6 +69,28 @@ def test_every_requirement_is_pinned_and_every_pin_satisfies_it():
         name, specifier = canonicalize_name(name), requirement.partition(";")[0]
         assert name in pins, f"{name} is not pinned"
         assert SpecifierSet(specifier).contains(pins[name]), f"{name}: {pins[name]}"
+
+
+def test_every_pin_can_be_installed_by_the_first_release_of_the_oldest_python():
+    """A pin once wanted 3.11.5, and Debian's Python, 3.11.2, could install nothing."""
+    (oldest,) = re.findall(r"^>=(\d+\.\d+)$", PYPROJECT["project"]["requires-python"])
+    looked_at = 0
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        name, _, version = line.partition("==")
+        if not version or distribution_version(name) != version:
+            continue  # belongs to an extra that is not installed here
+        wanted = metadata.metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(wanted).contains(f"{oldest}.0"), f"{line} wants Python {wanted}"
+        looked_at += 1
+    assert looked_at > 100
+
+
+def distribution_version(name: str) -> str | None:
+    """The installed version without a local part (`+cpu`), or None."""
+    try:
+        return metadata.version(name).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def test_the_version_stands_once_in_code_and_once_in_pyproject():
