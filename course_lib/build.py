@@ -116,6 +116,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         notebook,
         kernel_name="python3",
         timeout=600,
+        startup_timeout=300,  # the first start on a busy machine reads everything from disk
         record_timing=False,
         store_widget_state=False,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # not the kernel's own remarks
