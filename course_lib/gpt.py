@@ -249,10 +249,11 @@ class GPT(nn.Module):
 
         Raises:
             TypeError: if tokens are not integers, or the cache is not one.
-            ValueError: if a shape is wrong, the text too long, `start` does not follow, the
-                padding is not that of earlier chunks, or the mask makes the cache useless: its
-                past may not see the new words, and the new words may not see what it has dropped.
-                The cache is then as it was.
+            ValueError: if a shape or device is wrong, the text too long, `start` does not follow,
+                the rule has data for another number of sequences, the padding is not that of
+                earlier chunks, or the mask makes the cache useless: its past may not see the new
+                words, and the new words may not see what it has dropped. The cache is then as it
+                was, as it is if the reader presses stop.
         """
         _check_tokens(tokens, self.word.weight.device)
         if self._is_masked and self.mask.batch not in (None, 1, len(tokens)):
