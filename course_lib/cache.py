@@ -62,6 +62,7 @@ class Cache(ABC):
         self.padding: Tensor | None = None
         self._k: Tensor | None = None
         self._v: Tensor | None = None
+        self._form: tuple[object, ...] = ()  # what later keys and values have to fit
 
     # --- what a user needs -------------------------------------------------------------------
 
@@ -152,12 +153,16 @@ class Cache(ABC):
         """What decides which positions are held and where; equal for caches that are alike."""
         return type(self), self.length
 
-    @property
-    def fits_like(self) -> tuple[object, ...]:
-        """What new keys have to fit; `check` says the same of caches for which this is equal."""
-        if self._k is None or self._v is None or self.length == 0:
-            return (self.room,)
-        return self._k.shape, self._v.shape, self._k.dtype, self._k.device
+    def alike(self, other: "Cache") -> bool:
+        """Whether both hold the same positions and what fits one fits the other.
+
+        False if in doubt: as long as both are empty, or if one has been cropped to nothing.
+        """
+        return (
+            type(self) is type(other)
+            and self.length == other.length > 0
+            and self._form == other._form
+        )
 
     def upcoming(self, n: int) -> Tensor:
         """The positions that `append` of n more would return, int64 [S]; nothing changes."""
@@ -210,6 +215,8 @@ class Cache(ABC):
             ValueError: if gradients would have to flow through a buffer that is overwritten.
         """
         self._check_gradient(k, v)
+        if self.length == 0:
+            self._form = (self.room, k.shape[:-2], k.shape[-1], v.shape[-1], k.dtype, k.device)
         return self._store(k, v)
 
     # --- what differs ------------------------------------------------------------------------
@@ -347,10 +354,11 @@ class StaticCache(_BufferCache):
         if self.length == 0:
             self._allocate(k, v)
         n = k.shape[-2]
-        self._k.narrow(-2, self.length, n).copy_(k)
-        self._v.narrow(-2, self.length, n).copy_(v)
-        self.length += n
-        return self._kept(self._k), self._kept(self._v)
+        before, after = self.length, self.length + n
+        self._k.narrow(-2, before, n).copy_(k)
+        self._v.narrow(-2, before, n).copy_(v)
+        self.length = after
+        return self._k.narrow(-2, 0, after), self._v.narrow(-2, 0, after)  # as `_kept`, twice
 
     def _kept(self, buffer: Tensor) -> Tensor:
         return buffer.narrow(-2, 0, self.length)
@@ -381,6 +389,10 @@ class RingCache(_BufferCache):
         """Absolute positions held now, int64 [S], in the order of `view`: that of the slots."""
         held = torch.arange(self._first, self.length, device=self._device)
         return held[torch.argsort(held % self._slots)]
+
+    def alike(self, other: Cache) -> bool:
+        """As `Cache.alike`."""
+        return super().alike(other) and self.layout == other.layout
 
     @property
     def layout(self) -> tuple[object, ...]:

@@ -99,6 +99,18 @@ class GPTConfig:
         return self.width // self.heads
 
 
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, one Python call nearer to its kernel.
+
+    Between two products the weights of a layer have emptied the processor's caches, so a call
+    costs more time than this kernel needs for one word.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.LayerNorm.forward`."""
+        return torch.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention under any mask, with or without a cache.
 
@@ -151,7 +163,8 @@ class SelfAttention(nn.Module):
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, (H + 2G) D] -> queries [B, H, T, D], keys and values [B, G, T, D]."""
-        heads = qkv.view(*qkv.shape[:2], -1, self.head_dim).transpose(1, 2)  # [B, H + 2G, T, D]
+        batch, new, _ = qkv.shape
+        heads = qkv.view(batch, new, -1, self.head_dim).transpose(1, 2)  # [B, H + 2G, T, D]
         return heads.split_with_sizes((self.heads, self.key_heads, self.key_heads), dim=1)
 
 
@@ -160,9 +173,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(config.width)
+        self.norm_1 = LayerNorm(config.width)
         self.attention = SelfAttention(config)
-        self.norm_2 = nn.LayerNorm(config.width)
+        self.norm_2 = LayerNorm(config.width)
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
 
@@ -209,7 +222,7 @@ class GPT(nn.Module):
         if config.positions == "learned":
             self.position = nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.word.weight
@@ -370,13 +383,7 @@ class GPT(nn.Module):
             ValueError: if it does not have one cache a layer, all in the same state, or if the
                 model does not apply its mask.
         """
-        _check_layers(cache, self.config.layers)
-        if not self._is_masked:
-            raise ValueError(
-                "cache: expected a model that applies its mask, because only the mask keeps "
-                f"past keys from changing; got masking={self.masking!r}"
-            )
-        return cache[0].length
+        return self._usable(cache)[0].length
 
     def with_masking(self, masking: Masking) -> "GPT":
         """A copy with the same weights that applies the mask at other times."""
@@ -389,6 +396,16 @@ class GPT(nn.Module):
     @property
     def _is_masked(self) -> bool:
         return self.masking == "always" or (self.masking == "training" and self.training)
+
+    def _usable(self, cache: Sequence[Cache]) -> list[Cache]:
+        """As `seen`, but the caches that new keys have to be checked against: see `_distinct`."""
+        distinct = _distinct(cache, self.config.layers)
+        if not self._is_masked:
+            raise ValueError(
+                "cache: expected a model that applies its mask, because only the mask keeps "
+                f"past keys from changing; got masking={self.masking!r}"
+            )
+        return distinct
 
     def _in_force(
         self, slots: Tensor, k_slots: Tensor, padding: Tensor | None, *, dense: bool
@@ -413,23 +430,20 @@ class GPT(nn.Module):
 
     def _check_cache(self, tokens: Tensor, cache: Sequence[Cache] | None, start: int | None) -> int:
         """Refuse a cache or a start that does not fit; the position of the first new word."""
-        first = 0 if cache is None else self.seen(cache)
+        distinct = [] if cache is None else self._usable(cache)
+        first = distinct[0].length if distinct else 0
         if start is not None and start != first:
             raise ValueError(f"start: expected {first}, the positions seen so far; got {start}")
-        length = first + tokens.shape[1]
-        if length > self.config.context:
-            parts = f" ({first} cached and {tokens.shape[1]} new)" if first else ""
+        batch, new = tokens.shape
+        if first + new > self.config.context:
+            parts = f" ({first} cached and {new} new)" if first else ""
             raise ValueError(
                 f"tokens: expected at most {self.config.context} positions (the context); "
-                f"got {length}{parts}"
+                f"got {first + new}{parts}"
             )
-        if cache is not None:
-            shape = (len(tokens), self.config.key_heads, tokens.shape[1], self.config.head_dim)
-            weight = self.word.weight
-            like = cache[0].fits_like
-            for i, layer in enumerate(cache):
-                if i == 0 or layer.fits_like != like:  # what is like the first layer fits as well
-                    layer.check(shape, shape, weight.dtype, weight.device)
+        shape = (batch, self.config.key_heads, new, self.config.head_dim)
+        for layer in distinct:
+            layer.check(shape, shape, self.word.weight.dtype, self.word.weight.device)
         return first
 
     def check_padding(self, padding: Tensor | None, tokens: Tensor) -> Tensor | None:
@@ -526,12 +540,13 @@ def _with_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
     """The same without keeping the weights, and without copies of shared keys."""
-    shared = q.shape[1] // k.shape[1]  # H / G
-    if q.shape[2] == 1:
+    batch, heads, new, width = q.shape
+    shared = heads // k.shape[1]  # H / G
+    if new == 1:
         # One query a head: the queries that share a key are the rows of one small matrix.
         if shared == 1:
             return _few_queries(q, k, v, mask)  # [B, H, 1, D]
-        rows = q.reshape(len(q), k.shape[1], shared, -1)  # [B, G, H / G, D]
+        rows = q.reshape(batch, -1, shared, width)  # [B, G, H / G, D]
         return _few_queries(rows, k, v, mask).reshape(q.shape)
     v = v if v.stride(-1) == 1 else v.contiguous()  # a static cache keeps it the other way round
     return F.scaled_dot_product_attention(
@@ -550,7 +565,7 @@ def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     The kernel behind `scaled_dot_product_attention` is made for many queries. On a processor two
     plain products read keys and values in less time, and reading is what this costs.
     """
-    if k.device.type != "cpu" or k.dtype not in (torch.float32, torch.float64):
+    if not (k.is_cpu and k.dtype in (torch.float32, torch.float64)):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (k @ (q * k.shape[-1] ** -0.5).mT).mT  # ([B, G, S, D] @ [B, G, D, R]).mT
     if mask is not None:
@@ -590,20 +605,26 @@ def _check_tokens(tokens: Tensor, device: torch.device) -> None:
         raise ValueError(f"tokens: expected the device of the model, {device}; got {tokens.device}")
 
 
-def _check_layers(cache: Sequence[Cache], layers: int) -> None:
-    """Refuse what is not one cache a layer, all in the same state."""
+def _distinct(cache: Sequence[Cache], layers: int) -> list[Cache]:
+    """Refuse what is not one cache a layer, all in the same state.
+
+    Returns:
+        The first cache and those that are not quite like it; what fits these fits all.
+    """
     if not isinstance(cache, Sequence) or not all(isinstance(c, Cache) for c in cache):
         raise TypeError("cache: expected a list with one Cache a layer; see GPT.new_cache")
-    if len(cache) != layers or len({id(c) for c in cache}) != layers:
+    if len(cache) != layers or len(set(map(id, cache))) != layers:
         raise ValueError(
             f"cache: expected {layers} different caches, one a layer; got {len(cache)}"
         )
-    first = cache[0].layout
-    if any(c.layout != first for c in cache[1:]):
+    first = cache[0]
+    unlike = [c for c in cache[1:] if not first.alike(c)]
+    if any(c.layout != first.layout for c in unlike):
         raise ValueError(
             "cache: expected the same kind of cache and the same positions in all layers; got "
             f"lengths {[c.length for c in cache]}"
         )
+    return [first, *unlike]
 
 
 def _check_same_padding(cache: Sequence[Cache], padding: Tensor | None) -> None:

@@ -145,6 +145,29 @@ def test_a_ring_can_always_take_back_its_spare_slots_and_one_more(spare):
     assert set(range(16 - spare, 19 - spare)) <= set(cache.positions.tolist())
 
 
+def test_alike_is_said_of_caches_that_hold_the_same_and_take_the_same() -> None:
+    def of(cache: Cache, shape: tuple[int, ...] = (2, 3, 4), dtype: torch.dtype = torch.float32):
+        cache.append(torch.ones(shape, dtype=dtype), torch.ones(shape, dtype=dtype))
+        return cache
+
+    for make in (ConcatCache, lambda: StaticCache(8), lambda: RingCache(8)):
+        cache = of(make())
+        assert cache.alike(cache) and cache.alike(of(make()))
+        for shape in ((2, 2, 4), (3, 3, 4), (2, 3, 5), (1, 2, 3, 4)):
+            assert not cache.alike(of(make(), shape)), shape
+        assert not cache.alike(of(make(), dtype=torch.float64))
+        assert not make().alike(make())  # in doubt
+        again = of(make(), dtype=torch.float64)
+        again.crop(0)
+        assert cache.alike(of(again))
+    assert not of(StaticCache(8)).alike(of(StaticCache(7)))
+    assert not of(StaticCache(8)).alike(of(ConcatCache()))
+    assert not of(RingCache(8)).alike(of(RingCache(7, spare=1)))
+    behind = of(RingCache(3), (2, 6, 4))
+    behind.crop(5)
+    assert not behind.alike(of(RingCache(3), (2, 5, 4)))  # one position more is lost
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_upcoming_says_what_append_will_return(kind):
     cache = KINDS[kind]()

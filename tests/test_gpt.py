@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from course_lib.cache import StaticCache
 from course_lib.gpt import GPT, GPTConfig, evaluating, rotate
 from course_lib.masks import (
     Mask,
@@ -503,6 +504,12 @@ def test_one_layer_that_does_not_fit_stops_all_of_them() -> None:
     refused(gpt, [cache[0], filled(wrong)[1]], TypeError, "expected the dtype held")
     refused(gpt, [cache[0], filled(gpt, length=3)[1]], ValueError, r"got lengths \[4, 3\]")
     refused(gpt, [cache[0], filled(gpt, "concat")[1]], ValueError, "the same kind of cache")
+    tight = filled(gpt, size=5)[1]
+    refused(gpt, [cache[0], tight], ValueError, r"at most 1 more positions \(capacity 5")
+    refused(gpt, [StaticCache(9), StaticCache(1)], ValueError, r"at most 1 more .* \(capacity 1")
+    heads = StaticCache(9)
+    heads.append(*torch.ones(2, 1, 1, 4, 4, dtype=torch.float64))
+    refused(gpt, [cache[0], heads], ValueError, r"expected shape \[1, 1, 'T', 4\] as held")
     refused(gpt, cache[:1], ValueError, "expected 2 different caches, one a layer; got 1")
     refused(gpt, [cache[0], cache[0]], ValueError, "expected 2 different caches")
     with pytest.raises(TypeError, match=r"one Cache a layer; see GPT\.new_cache"):
