@@ -262,11 +262,11 @@ class GPT(nn.Module):
 
         Raises:
             TypeError: if tokens are not integers, or the cache is not one.
-            ValueError: if a shape or device is wrong, the text too long, `start` does not follow,
-                the rule has data for another number of sequences, the padding is not that of
-                earlier chunks, or the mask makes the cache useless: its past may not see the new
-                words, and the new words may not see what it has dropped. The cache is then as it
-                was, as it is if the reader presses stop.
+            ValueError: if a shape, word or device is wrong, the text too long, `start` does not
+                follow, the rule has data for another number of sequences, the padding is not that
+                of earlier chunks, or the mask makes the cache useless: its past may not see the
+                new words, and the new words may not see what it has dropped. The cache is then as
+                it was, as it is if the reader presses stop.
         """
         _check_tokens(tokens, self.word.weight.device)
         if self._is_masked and self.mask.batch not in (None, 1, len(tokens)):
@@ -310,12 +310,23 @@ class GPT(nn.Module):
         Args:
             tokens: word numbers, shape [B, T].
             positions: logical positions, shape [T] or [B, T]; 0..T-1 if not given.
+
+        Raises:
+            ValueError: if a word is not in the vocabulary (on a GPU PyTorch stops with an
+                error of its own: looking first would make every step wait for the GPU).
         """
+        try:
+            x = self.word(tokens)
+        except IndexError:
+            raise ValueError(
+                f"tokens: expected word numbers in 0..{self.config.vocab_size - 1}; "
+                f"got {int(tokens.min())}..{int(tokens.max())}"
+            ) from None
         if self.config.positions != "learned":
-            return self.word(tokens)
+            return x
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.word(tokens) + self.position(positions)
+        return x + self.position(positions)
 
     def visible(
         self,

@@ -478,6 +478,17 @@ def test_a_text_longer_than_the_context_is_refused() -> None:
             gpt.new_cache(kind, size)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("words", [[[3, 11]], [[-1, 3]]])
+def test_words_outside_the_vocabulary_are_refused(words: list, positions: str) -> None:
+    gpt = model(config=GPTConfig(11, 9, layers=2, heads=2, width=8, positions=positions))
+    low, high = min(words[0]), max(words[0])
+    message = rf"tokens: expected word numbers in 0\.\.10; got {low}\.\.{high}"
+    refused(gpt, filled(gpt), ValueError, message, torch.tensor(words))
+    with pytest.raises(ValueError, match=message):
+        gpt(torch.tensor(words))
+
+
 def test_chunks_that_do_not_follow_are_refused() -> None:
     gpt = model()
     for start in (0, 3, 5):
