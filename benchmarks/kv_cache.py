@@ -8,11 +8,11 @@ variant has the same weights, reads the same prompt and must write the same gree
 then are steps timed. A step is one forward pass that feeds one word (all words, for "recompute")
 and takes the likeliest next one; after it the cache is put back, so that every sample is at the
 same context. The variants take turns, a few steps each, so that other work on the machine hits all
-alike. Where a process puts its tensors in memory moves a step by a few percent and stays the same
-as long as it lives, so a case of one text is measured in five processes; one of eight texts,
-which take minutes to read, in one. The table shows the median of the processes' medians for each
-variant, and the best step; the ratios are those of the medians, and the lowest and highest ratio
-of a single process stand beside them.
+alike. A step takes a few percent more in one process than in another, as long as they live, so a
+case of one text is measured in five processes; one of eight texts, which take minutes to read, in
+one. The table shows the median of the processes' medians for each variant, and the best step; the
+ratios are those of the medians, and the lowest and highest ratio of a single process stand beside
+them.
 
 Variants: recompute (our model, no cache), concat and static (our caches), hf dynamic and hf
 static (Hugging Face's model with its DynamicCache and StaticCache, run eagerly as ours is; its

@@ -410,14 +410,14 @@ class GPT(nn.Module):
         return self.masking == "always" or (self.masking == "training" and self.training)
 
     def _usable(self, cache: Sequence[Cache]) -> list[Cache]:
-        """As `seen`, but the caches that new keys have to be checked against: see `_distinct`."""
-        distinct = _distinct(cache, self.config.layers)
+        """The checks of `seen`; the caches that new keys must fit (see `_check_layers`)."""
+        to_fit = _check_layers(cache, self.config.layers)
         if not self._is_masked:
             raise ValueError(
                 "cache: expected a model that applies its mask, because only the mask keeps "
                 f"past keys from changing; got masking={self.masking!r}"
             )
-        return distinct
+        return to_fit
 
     def _in_force(
         self, slots: Tensor, k_slots: Tensor, padding: Tensor | None, *, dense: bool
@@ -442,8 +442,8 @@ class GPT(nn.Module):
 
     def _check_cache(self, tokens: Tensor, cache: Sequence[Cache] | None, start: int | None) -> int:
         """Refuse a cache or a start that does not fit; the position of the first new word."""
-        distinct = [] if cache is None else self._usable(cache)
-        first = distinct[0].length if distinct else 0
+        to_fit = [] if cache is None else self._usable(cache)
+        first = to_fit[0].length if to_fit else 0
         if start is not None and start != first:
             raise ValueError(f"start: expected {first}, the positions seen so far; got {start}")
         batch, new = tokens.shape
@@ -454,7 +454,7 @@ class GPT(nn.Module):
                 f"got {first + new}{parts}"
             )
         shape = (batch, self.config.key_heads, new, self.config.head_dim)
-        for layer in distinct:
+        for layer in to_fit:
             layer.check(shape, shape, self.word.weight.dtype, self.word.weight.device)
         return first
 
@@ -617,11 +617,11 @@ def _check_tokens(tokens: Tensor, device: torch.device) -> None:
         raise ValueError(f"tokens: expected the device of the model, {device}; got {tokens.device}")
 
 
-def _distinct(cache: Sequence[Cache], layers: int) -> list[Cache]:
+def _check_layers(cache: Sequence[Cache], layers: int) -> list[Cache]:
     """Refuse what is not one cache a layer, all in the same state.
 
     Returns:
-        The first cache and those that are not quite like it; what fits these fits all.
+        The first cache and those that are not quite like it: keys that fit these fit all.
     """
     if not isinstance(cache, Sequence) or not all(isinstance(c, Cache) for c in cache):
         raise TypeError("cache: expected a list with one Cache a layer; see GPT.new_cache")
