@@ -40,11 +40,11 @@ test-browser: .venv/dev-ready
 
 test-release: .venv/dev-ready
 	@echo "== the students' tree, set up from nothing (a few minutes and a network)"
-	$(BIN)/python -m pytest -m release tests/test_release.py
+	$(BIN)/python -m pytest -m release tests/course_tools/release/test_release.py
 
 test-mutants: .venv/dev-ready
 	@echo "== every small change to every solution against the hidden checks"
-	$(BIN)/python -m course_lib.grading.mutate --seed 1
+	$(BIN)/python -m course_tools.exercise_bank.mutation --seed 1
 
 test-recordings: .venv/dev-ready
 	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"

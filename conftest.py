@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the scores that the exercise tests measured."""
-    scores = getattr(sys.modules.get("exercise_bank"), "SUMMARY", [])
+    scores = getattr(sys.modules.get("tests.helpers.exercise_bank"), "SUMMARY", [])
     if scores:
         terminalreporter.section("exercises")
         for line in scores:

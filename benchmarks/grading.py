@@ -34,10 +34,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import nbformat  # noqa: E402
 import torch  # noqa: E402
 
-from course_lib.grading.bank import Bank, load_bank  # noqa: E402
-from course_lib.grading.grade import GRADED, Grader, Result, grade_all  # noqa: E402
-from course_lib.grading.sandbox import choose  # noqa: E402
-from course_lib.grading.submissions import Submission  # noqa: E402
+from course_tools.exercise_bank.load import Bank, load_bank  # noqa: E402
+from course_tools.grading.grade import GRADED, Grader, Result, grade_all  # noqa: E402
+from course_tools.grading.submissions import Submission  # noqa: E402
+from course_tools.sandbox.backends import choose  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "grading.json"

@@ -1,4 +1,4 @@
-"""What the setup cell of every notebook calls (see `course_lib.build`)."""
+"""What the setup cell of every notebook calls (see `course_tools.build.notebooks`)."""
 
 import platform
 import re

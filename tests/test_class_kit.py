@@ -6,15 +6,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from exercise_bank import bank
-from kit_boards import board
-from kit_inventory import forms
 
-from course_lib.cli import _parser
-from course_lib.grading.student_tree import student_files
-from course_lib.project import load_project
+from course_tools.cli import _parser
+from course_tools.project import load_project
+from course_tools.release.student_tree import student_files
+from tests.helpers.exercise_bank import bank
+from tests.helpers.kit_boards import board
+from tests.helpers.kit_inventory import forms
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 KIT = ROOT / "docs" / "teaching"
 GUIDES = sorted((KIT / "chapters").glob("*.md"))
 CHAPTERS = {chapter.name.split("_")[0].lstrip("0"): chapter for chapter in load_project().chapters}

@@ -13,21 +13,20 @@ import threading
 import urllib.error
 import urllib.request
 from importlib import metadata
-from pathlib import Path
 
 import nbformat
 import pytest
-from colab import compare
-from colab.pins import PINS, departures, main, pins
-from colab.published import published
-from colab.run import README, RECORD, problems, with_table
 
 from course_lib import colab as module
-from course_lib.build import dress
 from course_lib.colab import report
-from course_lib.project import load_project
+from course_tools.build.notebooks import dress
+from course_tools.project import load_project
+from tests.colab import compare
+from tests.colab.pins import PINS, departures, main, pins
+from tests.colab.published import published
+from tests.colab.run import README, RECORD, problems, with_table
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ADDRESS = "https://github.com/someone/their-course"
 EXPLORER = {"name": "MaskExplorer", "live": True, "static": True, "enabled": True}
 

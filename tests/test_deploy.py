@@ -11,18 +11,17 @@ import stat
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import yaml
-from attacks import table
 
 from course_lib import __version__
-from course_lib.cli import main
-from course_lib.grading import command
-from course_lib.grading.sandbox import Unsafe
+from course_tools.cli import main
+from course_tools.grading import command
+from course_tools.sandbox.backends import Unsafe
+from tests.helpers.attacks import table
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 PAGE = (ROOT / "docs" / "teaching" / "grading.md").read_text("utf-8")
 

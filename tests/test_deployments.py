@@ -10,7 +10,6 @@ import re
 import subprocess
 import tomllib
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -19,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rattler import MatchSpec
 
-from course_lib.cli import main
-from course_lib.grading.student_tree import COPIED, environment
-from course_lib.links import APPS, course_link, course_table, notebooks, pull_link
-from course_lib.project import load_project
+from course_tools.cli import main
+from course_tools.links import APPS, course_link, course_table, notebooks, pull_link
+from course_tools.project import load_project
+from course_tools.release.student_tree import COPIED, environment
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 HUB = "https://hub.example.edu"
 PAGE = (ROOT / "docs" / "teaching" / "jupyterhub.md").read_text("utf-8")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from course_lib.project import load_project
+from course_tools.project import load_project
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PROJECT = load_project(ROOT)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
@@ -137,8 +137,8 @@ def test_one_changed_digit_in_a_copy_of_a_notebook_fails_nbval(net):
 
 
 def test_a_changed_word_of_alt_text_fails_nbval_and_changed_pixels_do_not(net):
-    show = "from course_lib.plot import grid\ngrid([[1.0]], ['a'], ['b'], title='one')"
-    from course_lib.plot import grid
+    show = "from course_lib.figures.plot import grid\ngrid([[1.0]], ['a'], ['b'], title='one')"
+    from course_lib.figures.plot import grid
 
     figure = grid([[1.0]], ["a"], ["b"], title="one")
     html, pixels = figure._repr_html_(), "base64,AAAA"

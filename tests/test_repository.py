@@ -6,7 +6,6 @@ import re
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
@@ -17,8 +16,8 @@ from packaging.utils import canonicalize_name
 from rattler import MatchSpec
 
 import course_lib
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 REQUIREMENT = re.compile(r"([\w.-]+)(.*)")
 #: Names that conda-forge gives to packages of the registry.

@@ -11,7 +11,6 @@ import sys
 import threading
 import unicodedata
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -19,11 +18,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from course_lib.project import load_project
+from course_tools.project import load_project
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.site
 
-ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "site"
 BOOK = ROOT / "build" / "causal-attention.pdf"
 PROJECT = load_project(ROOT)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from course_lib.palette import BLOCKED, INK, LEAK, RULE, VISIBLE
+from course_lib.figures.palette import BLOCKED, INK, LEAK, RULE, VISIBLE
 
 _CELL = (
     "min-width:2.6em;height:1.4em;padding:3px 6px;text-align:center;font-size:12px;"

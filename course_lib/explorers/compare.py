@@ -18,10 +18,10 @@ from course_lib.explorers.base import (
     token,
     whole,
 )
+from course_lib.figures.plot import Figure
+from course_lib.figures.traces import compare_view
 from course_lib.masks import Mask, causal
 from course_lib.masks.conventions import Array
-from course_lib.plot import Figure
-from course_lib.views import compare_view
 
 VIEWS = ("weights", "outputs")
 

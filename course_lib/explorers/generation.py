@@ -28,12 +28,12 @@ from course_lib.explorers.recordings import (
     record_reading,
     record_writing,
 )
+from course_lib.figures.cache import Key, cache_view
+from course_lib.figures.plot import lines
 from course_lib.generation import Sampling, generate, probabilities
 from course_lib.gpt import GPT
 from course_lib.language import Language
 from course_lib.masks.rule import check_count
-from course_lib.plot import lines
-from course_lib.views_cache import Key, cache_view
 
 #: Words whose probability is shown at each step.
 _SHOWN = 6

@@ -16,10 +16,10 @@ from course_lib.explorers.base import (
     token,
     whole,
 )
+from course_lib.figures.plot import Figure, grid
+from course_lib.figures.traces import mask_view
 from course_lib.masks import Mask, causal
 from course_lib.masks.conventions import Array
-from course_lib.plot import Figure, grid
-from course_lib.views import mask_view
 
 VIEWS = ("mask", "raw", "scaled", "masked", "weights")
 #: Numbers of a row that are spoken; the others are in the picture.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from course_lib.explorers.base import MOST_TOKENS, Explorer, State, labels, whole
+from course_lib.figures.masks import builder_view, visited_share
 from course_lib.masks import (
     Mask,
     Tile,
@@ -24,7 +25,6 @@ from course_lib.masks import (
     sinks,
     sliding_window,
 )
-from course_lib.views_masks import builder_view, visited_share
 
 #: rule -> what its number means (None: it has none), least number, words for the list.
 RULES: dict[str, tuple[str | None, int, str]] = {

@@ -9,7 +9,7 @@ never computes a colour.
 from collections.abc import Sequence
 from importlib.resources import files
 
-from course_lib.palette import DARK, LIGHT, Theme
+from course_lib.figures.palette import DARK, LIGHT, Theme
 
 #: Steps of a colour scale, both ends included.
 LEVELS = 21

@@ -43,7 +43,7 @@ _L2_BUDGET = 32 * 2**20
 _LOG2E = math.log2(math.e)
 _NOTHING_FITS = "no tile size works on this device; use scaled_dot_product_attention instead"
 #: Programs of the decoding kernel that fit on one processor of Hopper: by shared memory and by
-#: registers (tests/test_flash_triton.py asks the compiler).
+#: registers (tests/course_lib/flash/test_triton.py asks the compiler).
 _PROGRAMS_A_PROCESSOR = 3
 #: Log-sum-exps are stored in lines of a multiple of this, so that no load of them needs a mask;
 #: so no tile may be longer.

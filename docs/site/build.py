@@ -14,7 +14,7 @@ from sources import write_sources
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from course_lib.project import Project, load_project
+from course_tools.project import Project, load_project
 
 HERE = Path(__file__).parent
 

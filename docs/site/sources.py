@@ -15,8 +15,8 @@ from pathlib import Path
 
 import nbformat
 
-from course_lib.palette import DARK, LIGHT, Theme
-from course_lib.project import Chapter, Project
+from course_lib.figures.palette import DARK, LIGHT, Theme
+from course_tools.project import Chapter, Project
 
 HERE = Path(__file__).parent
 #: The badge that `course build` puts below each title; the book has a plain link in its place.
@@ -34,9 +34,9 @@ LIBRARY = (
         "Language, models, generation",
         ("language", "gpt", "gpt2", "training", "generation"),
     ),
-    ("tests", "Finding leaks", ("leaks", "audit")),
+    ("leaks", "Finding leaks", ("leaks.influence", "leaks.audit")),
     ("flash", "Attention without the matrix", ("flash.tiled", "flash.backends", "flash.ring")),
-    ("pages", "Pictures and notebooks", ("plot", "views", "explorers", "lesson", "checks")),
+    ("pages", "Pictures and notebooks", ("figures.plot", "figures.traces", "explorers", "lesson", "checks")),
 )
 
 

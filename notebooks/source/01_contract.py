@@ -22,12 +22,12 @@ from torch import nn
 
 from course_lib.attention import attention
 from course_lib.example import TOKENS
+from course_lib.figures.plot import Grid, grids, lines
 from course_lib.generation import generate
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.language import Language, toy
 from course_lib.leaks import LeakError, assert_causal, influence
 from course_lib.lesson import expected_error, table
-from course_lib.plot import Grid, grids, lines
 from course_lib.training import evaluate, shift, standard_error, train
 
 torch.set_num_threads(1)  # the models are so small that more threads only wait for each other

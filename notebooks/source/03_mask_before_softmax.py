@@ -439,7 +439,7 @@ with expected_error(ValueError):
 # The gradient is also a leak detector, as in chapter 1: one row a query, one column a key, and the size of the gradient in the cell.
 
 # %%
-from course_lib.plot import Grid, grids
+from course_lib.figures.plot import Grid, grids
 
 
 def sensitivity(function):

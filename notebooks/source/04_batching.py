@@ -235,7 +235,7 @@ print("grids in which The sees mat:", int(victim[:, :, 0, 4].sum()), "of", 2 * 3
 # Boxes with a dark border hold one number for each *pair* of positions, the others one vector for each position; the dashed box is stretched.
 
 # %%
-from course_lib.views_batching import shape_flow
+from course_lib.figures.batching import shape_flow
 
 B, H, T, d = q.shape
 shape_flow(B, H, T, d, mask=mask.shape)
@@ -456,7 +456,7 @@ for name, module in layers.items():
 # In the pictures a blue cell means that the output of its row moves when the input of its column is changed, and a frame that it must not.
 
 # %%
-from course_lib.plot import Grid, grids
+from course_lib.figures.plot import Grid, grids
 
 panels = []
 for name, module in layers.items():
@@ -562,7 +562,7 @@ rows = [[h.mean, h.standard_error, h.mean / floor] for h in held_out.values()]
 print(table(rows, rows=list(models), columns=["loss", "std. error", "loss / floor"]))
 
 # %%
-from course_lib.plot import lines
+from course_lib.figures.plot import lines
 
 lines(
     {name: np.round(history.smoothed(20), 2) for name, history in histories.items()},

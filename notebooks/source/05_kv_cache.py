@@ -25,12 +25,12 @@ import torch.nn.functional as F
 
 from course_lib.attention import attention
 from course_lib.example import TOKENS, K, Q, V
+from course_lib.figures.plot import lines
 from course_lib.generation import generate
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.language import toy
 from course_lib.lesson import expected_error, table
 from course_lib.masks import Mask, causal, sliding_window
-from course_lib.plot import lines
 from course_lib.training import evaluate, standard_error, token_losses, train
 
 torch.set_num_threads(1)  # the models are so small that more threads only wait for each other

@@ -25,6 +25,8 @@ import torch
 
 from course_lib.attention import attention, trace
 from course_lib.example import TOKENS, K, Q, V
+from course_lib.figures.masks import visited_share
+from course_lib.figures.plot import Grid, grids, lines
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.leaks import LeakError, assert_causal
 from course_lib.lesson import expected_error, table
@@ -40,9 +42,7 @@ from course_lib.masks import (
     sinks,
     sliding_window,
 )
-from course_lib.plot import Grid, grids, lines
 from course_lib.training import evaluate, shift, token_losses, train
-from course_lib.views_masks import visited_share
 
 torch.set_num_threads(1)  # the models are so small that more threads only wait for each other
 

@@ -55,6 +55,14 @@ from course_lib.costs import (
 )
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers import FlashExplorer
+from course_lib.figures.flash import (
+    gpu_view,
+    recorded,
+    roofline_view,
+    speed_view,
+    steps_view,
+    walk_view,
+)
 from course_lib.flash import (
     backends,
     sdpa_kernel_used,
@@ -65,14 +73,6 @@ from course_lib.gpt import GPT, GPTConfig
 from course_lib.leaks import LeakError, assert_causal
 from course_lib.lesson import expected_error, table
 from course_lib.masks import Tile, causal, full, prefix_lm, sinks, sliding_window
-from course_lib.views_flash import (
-    gpu_view,
-    recorded,
-    roofline_view,
-    speed_view,
-    steps_view,
-    walk_view,
-)
 
 torch.set_num_threads(1)
 

@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from IPython.display import display
 from torch import nn
 
-from course_lib.audit import Subject, hugging_face
+from course_lib.figures.plot import Grid, grids
+from course_lib.figures.sinks import sink_view
 from course_lib.generation import generate
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.gpt2 import GPT2, UnavailableError, from_pretrained, sink_share
@@ -41,11 +42,10 @@ from course_lib.leaks import (
     influence,
     rewarded_offset,
 )
+from course_lib.leaks.audit import Subject, hugging_face
 from course_lib.lesson import table
 from course_lib.masks import Mask, causal, not_padding, same_document, sliding_window
-from course_lib.plot import Grid, grids
 from course_lib.training import shift, token_losses
-from course_lib.views_sinks import sink_view
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)

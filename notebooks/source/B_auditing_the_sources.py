@@ -27,10 +27,7 @@ import numpy as np
 import torch
 
 from course_lib.costs import kv_cache_bytes
-from course_lib.lesson import table
-from course_lib.masks import Mask, causal, prefix_lm
-from course_lib.plot import Grid, grids
-from course_lib.sources import (
+from course_lib.factcheck import (
     DOCUMENTS,
     REASONS,
     load_claims,
@@ -39,8 +36,11 @@ from course_lib.sources import (
     settle,
     settle_all,
 )
-from course_lib.sources.record import parse
-from course_lib.views_sources import Page, claims_page, disagreements_page, verdicts_view
+from course_lib.factcheck.figures import Page, claims_page, disagreements_page, verdicts_view
+from course_lib.factcheck.record import parse
+from course_lib.figures.plot import Grid, grids
+from course_lib.lesson import table
+from course_lib.masks import Mask, causal, prefix_lm
 
 torch.set_num_threads(1)
 claims = load_claims()

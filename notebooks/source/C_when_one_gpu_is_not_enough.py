@@ -23,12 +23,12 @@ import numpy as np
 
 from course_lib.attention import attention
 from course_lib.costs import kv_cache_bytes
+from course_lib.figures.ring import ring_view
 from course_lib.flash.launch import launch
 from course_lib.flash.ring import positions
 from course_lib.flash.ring_demo import one_rank
 from course_lib.lesson import expected_error, table
 from course_lib.masks import causal
-from course_lib.views_ring import ring_view
 
 # %% [markdown]
 # ## What does not fit

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from course_lib.grading.bank import run_source
+from course_tools.exercise_bank.load import run_source
 
 # --- 7.1 -----------------------------------------------------------------------------------------
 

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from course_lib.checks.script import Call, Case, Outcome, Served, Tensor
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, as_number, as_tuple, returns_bool, unchanged
+from course_tools.exercise_bank.assertions import (
+    as_array,
+    as_number,
+    as_tuple,
+    returns_bool,
+    unchanged,
+)
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Cases = Sequence[Case]
 Outcomes = Sequence[Outcome]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from course_lib.checks.script import Call, Case, DType, Outcome, Tensor
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, equal, returns_bool, unchanged
 from course_lib.masks import causal
+from course_tools.exercise_bank.assertions import as_array, equal, returns_bool, unchanged
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Cases = Sequence[Case]
 Outcomes = Sequence[Outcome]

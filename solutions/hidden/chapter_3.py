@@ -8,9 +8,9 @@ from course_lib.attention import attention
 from course_lib.checks.properties import silent_renormalisation
 from course_lib.checks.script import Call, Case, Outcome
 from course_lib.example import K
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, as_tuple, close, unchanged
 from course_lib.masks import causal
+from course_tools.exercise_bank.assertions import as_array, as_tuple, close, unchanged
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Cases = Sequence[Case]
 Outcomes = Sequence[Outcome]

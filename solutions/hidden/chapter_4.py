@@ -7,9 +7,9 @@ import numpy as np
 
 from course_lib.attention import attention
 from course_lib.checks.script import Call, Case, Outcome
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, close, equal, returns_bool, unchanged
 from course_lib.masks import causal, not_padding, same_document, sliding_window
+from course_tools.exercise_bank.assertions import as_array, close, equal, returns_bool, unchanged
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Cases = Sequence[Case]
 Outcomes = Sequence[Outcome]

@@ -18,9 +18,16 @@ from course_lib.attention import attention
 from course_lib.checks.properties import fed_once
 from course_lib.checks.script import Call, Case, Drawn, Outcome, Served
 from course_lib.checks.served import REGISTER
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, as_number, as_tuple, close, equal, unchanged
 from course_lib.masks import causal
+from course_tools.exercise_bank.assertions import (
+    as_array,
+    as_number,
+    as_tuple,
+    close,
+    equal,
+    unchanged,
+)
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Rng = np.random.Generator
 Array = Any

@@ -11,9 +11,16 @@ import numpy as np
 from course_lib.attention import trace
 from course_lib.checks.script import Call, Case, Outcome
 from course_lib.example import K, Q, V
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, as_tuple, close, equal, returns_bool, unchanged
 from course_lib.masks import causal, full, prefix_lm, sinks, sliding_window
+from course_tools.exercise_bank.assertions import (
+    as_array,
+    as_tuple,
+    close,
+    equal,
+    returns_bool,
+    unchanged,
+)
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Rng = np.random.Generator
 Array = Any

@@ -7,9 +7,9 @@ import torch
 
 from course_lib.attention import attention
 from course_lib.checks.script import Call, Case, Drawn, Outcome, Tensor
-from course_lib.grading.claims import Claim, Hidden, WrongError
-from course_lib.grading.judges import as_array, as_number, as_tuple, close, unchanged
 from course_lib.masks import causal, sliding_window
+from course_tools.exercise_bank.assertions import as_array, as_number, as_tuple, close, unchanged
+from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 Cases = Sequence[Case]
 Outcomes = Sequence[Outcome]

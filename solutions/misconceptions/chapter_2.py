@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
 
 # --- 2.1 MATRIX and 2.2 causal_mask --------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
 
 # --- 3.1 ON_WEIGHTS and 3.2 ROW: values ----------------------------------------------------------
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
 
 # --- 4.1 multi_head_causal_attention --------------------------------------------------------------
 

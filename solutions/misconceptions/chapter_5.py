@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
 
 Array = Any
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
 
 Array = Any
 

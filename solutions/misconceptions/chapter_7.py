@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_lib.grading.bank import run_source
-from course_lib.grading.claims import Misconception
+from course_tools.exercise_bank.claims import Misconception
+from course_tools.exercise_bank.load import run_source
 
 # --- 7.1 online_softmax_update -------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from course_lib.checks.script import Call, Case, DType, Tensor
-from course_lib.grading.bank import Question, Visible, VisibleClaim
 from course_lib.masks import causal
+from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 NOTEBOOK = "notebooks/02_tril_mask.ipynb"
 

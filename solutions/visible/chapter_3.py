@@ -4,7 +4,7 @@ import numpy as np
 
 from course_lib.checks.script import Call, Case
 from course_lib.example import TOKENS, K, Q, V
-from course_lib.grading.bank import Question, Visible, VisibleClaim
+from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 NOTEBOOK = "notebooks/03_mask_before_softmax.ipynb"
 THE_VALUE = [Case(calls=())]

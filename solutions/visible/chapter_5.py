@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from course_lib.checks.script import Call, Case, Drawn, Served
-from course_lib.grading.bank import Question, Visible, VisibleClaim
+from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 
 def _draw(seed: int, *shapes: Sequence[int], scale: float = 1.0) -> list[np.ndarray]:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from course_lib.checks.script import Call, Case
-from course_lib.grading.bank import Question, Visible, VisibleClaim
 from course_lib.masks import Mask, causal, full, prefix_lm, same_document, sliding_window
+from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 TOKENS = ("The", "cat", "sat", "on", "mat")
 

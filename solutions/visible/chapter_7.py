@@ -3,7 +3,7 @@
 import numpy as np
 
 from course_lib.checks.script import Call, Case, Drawn, Tensor
-from course_lib.grading.bank import Question, Visible, VisibleClaim
+from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 NOTEBOOK = "notebooks/07_flash_on_gpu.ipynb"
 INF = np.inf

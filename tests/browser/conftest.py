@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 #: No sandbox, because CI runs as root; the rest keeps the browser from calling home.
 CHROMIUM_FLAGS = [
     "--no-sandbox",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 GIVEN = os.environ.get("COURSE_CLASSIC_PYTHON")
 #: What Colab had in August 2026 (docs: googlecolab/backend-info), and the notebook of its time.
 PINS = [

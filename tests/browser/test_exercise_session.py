@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from exercise_session import KERNEL, answer_cell, open_exercises, output_below, submit
+
+from tests.browser.exercise_session import KERNEL, answer_cell, open_exercises, output_below, submit
 
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
 

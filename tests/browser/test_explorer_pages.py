@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from explorer_page import open_explorer
 
 from course_lib.codewalk import walk
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers import CodeWalk, CompareExplorer, MaskExplorer
 from course_lib.explorers.base import _static
 from course_lib.explorers.style import LEVELS
+from course_lib.figures.palette import DARK, LIGHT
 from course_lib.masks import causal
-from course_lib.palette import DARK, LIGHT
+from tests.browser.explorer_page import open_explorer
 
 pytestmark = pytest.mark.browser
 

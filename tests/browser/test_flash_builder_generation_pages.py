@@ -8,12 +8,12 @@ rules; the other two only look up what Python sent, which is compared cell by ce
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from explorer_page import open_explorer
 
 from course_lib.explorers import FlashExplorer, GenerationExplorer, MaskBuilder
 from course_lib.explorers.mask_builder import EXAMPLES, JOINS, RULES
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.masks import causal, not_padding, sinks, sliding_window
+from tests.browser.explorer_page import open_explorer
 
 pytestmark = pytest.mark.browser
 

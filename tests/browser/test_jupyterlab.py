@@ -7,8 +7,8 @@ import nbformat
 import pytest
 
 from course_lib import explorers
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
 

@@ -21,15 +21,15 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from course_lib.grading.release import release
-from course_lib.project import load_project
+from course_tools.project import load_project
+from course_tools.release.release import release
+from tests.helpers.paths import ROOT
 
 from . import compare
 from .pins import PINS, pins
 from .published import published
 from .runtime import Runtime
 
-ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("result.json")
 README = Path(__file__).with_name("README.md")
 #: Short ones, with an explorer each but the last, for every part of the emulation.

@@ -1,1 +1,0 @@
-"""What only teachers run: hidden checks, release, sandbox, reports (see `docs/teaching`)."""

@@ -1,0 +1,19 @@
+"""The contract tester: which inputs does an output depend on, and may it?
+
+- `influence`: the map of dependencies of a function; `assert_causal` fails with the offending pair.
+- `audit`: a battery of such tests for a model; `models` says how each kind of model is called,
+  `attention` tests an attention function, `report` is what the battery answers.
+"""
+
+from course_lib.leaks.audit import audit, audit_attention, rewarded_offset
+from course_lib.leaks.influence import LeakError, assert_causal, influence, influence_strength
+
+__all__ = [
+    "LeakError",
+    "assert_causal",
+    "audit",
+    "audit_attention",
+    "influence",
+    "influence_strength",
+    "rewarded_offset",
+]

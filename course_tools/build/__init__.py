@@ -1,0 +1,1 @@
+"""Notebooks, exercises and recordings, built from their sources (`course build`)."""

@@ -1,0 +1,1 @@
+"""Solutions, hidden checks and misconceptions of each exercise, and what tests them."""

@@ -1,0 +1,452 @@
+"""Grades submissions: from a notebook to claims that hold or do not (`course grade`).
+
+One submission at a time: its answers are cut out (`extract`), run in a sandbox (`session`) on
+inputs drawn from a secret seed, and judged here. Every finished submission is one file, written
+in one step; what is there is not graded again, so a run that was killed goes on where it was.
+"""
+
+import builtins
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from tqdm import tqdm
+
+from course_lib import __version__
+from course_lib.checks.report import report_on, visible_cases
+from course_lib.checks.script import Outcome, Problem
+from course_lib.checks.served import REGISTER
+from course_tools.exercise_bank.evaluate import can_grade, draw, verdict
+from course_tools.exercise_bank.load import Bank, ExerciseFacts
+from course_tools.grading.extract_answer import Program, read_program
+from course_tools.grading.submissions import (
+    NotANotebookError,
+    Submission,
+    chapter_of,
+    read_cells,
+)
+from course_tools.sandbox.backends import Backend, Limits, SandboxError, staged
+from course_tools.sandbox.session import Session
+
+#: Modules of this package that decide about points.
+_DECIDING = (
+    "exercise_bank/assertions",
+    "exercise_bank/claims",
+    "exercise_bank/evaluate",
+    "grading/extract_answer",
+    "grading/grade",
+    "grading/read_notebook",
+    "sandbox/inside/shared_arguments",
+    "sandbox/inside/wire",
+    "sandbox/inside/worker",
+    "sandbox/session",
+)
+#: What students read when their answer stops on a hidden input; its own words could hold the input.
+_STOPS = {
+    "memory": "it needs more memory than the task allows",
+    "time": "it was still running when its time was up",
+    "not plain": "it returns something else than arrays and numbers, or far too much",
+    "missing": "something that the task asks for is not there",
+    "not done": "a part of it is not done yet",
+}
+_ERRORS = {n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception)}
+#: Status of a submission that was graded; any other says in words why it was not.
+GRADED = "graded"
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """One claim of the hidden checks.
+
+    Attributes:
+        says: the claim in words.
+        share: its share of the exercise's points, from 0 to 1.
+        wrong: None if it holds, else why not.
+    """
+
+    says: str
+    share: float
+    wrong: str | None
+
+
+@dataclass(frozen=True)
+class ExerciseResult:
+    """One exercise of one submission.
+
+    Attributes:
+        number: "5.2".
+        title: of the exercise.
+        answer: name that it asks for.
+        points: most that it gives.
+        earned: what this answer gets.
+        status: "graded", "not done", "missing", "unreadable" or "skipped".
+        note: more about the status.
+        claims: of the hidden checks.
+        misconception: name of the mistake that the visible inputs show, or "".
+        advice: what a tutor says about it.
+        seen: sentences of the visible check about this answer's own output.
+        again: what to read again.
+        in_part: the misconception does not explain all that is wrong.
+    """
+
+    number: str
+    title: str
+    answer: str
+    points: float
+    earned: float
+    status: str
+    note: str = ""
+    claims: Sequence[ClaimResult] = ()
+    misconception: str = ""
+    advice: str = ""
+    seen: Sequence[str] = ()
+    again: str = ""
+    in_part: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """One submission.
+
+    Attributes:
+        key: what it is stored under.
+        student: who, as the tables say it.
+        name: the student's name, where the files tell it.
+        ids: the student's numbers in other systems, such as {"canvas": "4711"}.
+        file: where it lay.
+        chapter: which chapter it answers, or None.
+        status: `GRADED`, or why not.
+        seed: what its inputs were drawn from.
+        sandbox: which back end ran it.
+        seconds: what it took.
+        exercises: one result each.
+        superseded: files of the same student and chapter that a later one replaces.
+        late: whether the platform says that it came late.
+    """
+
+    key: str
+    student: str
+    name: str
+    ids: Mapping[str, str]
+    file: str
+    chapter: int | None
+    status: str
+    seed: int
+    sandbox: str
+    seconds: float
+    exercises: Sequence[ExerciseResult] = ()
+    superseded: Sequence[str] = ()
+    late: bool = False
+
+    @property
+    def points(self) -> float:
+        """Most points of all its exercises."""
+        return sum(e.points for e in self.exercises)
+
+    @property
+    def earned(self) -> float:
+        """Points of this submission."""
+        return sum(e.earned for e in self.exercises)
+
+
+@dataclass
+class Grader:
+    """What all submissions of a run share.
+
+    Args:
+        bank: the exercises.
+        backend: what isolates submissions.
+        secret: the run's seed; recorded in the report, so that a regrade is exact.
+        only: grade these chapters only; all if empty.
+        limits: of one submission.
+    """
+
+    bank: Bank
+    backend: Backend
+    secret: str
+    only: Sequence[int] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def key(self, submission: Submission) -> str:
+        """Under what a result is stored: who, what, and by which checks."""
+        parts = (submission.student, submission.file, self.secret, self.checks, __version__)
+        parts += (submission.status, repr(self.limits), repr(sorted(self.only)))
+        text = "\0".join(parts).encode("utf-8", "backslashreplace") + b"\0" + submission.data
+        return hashlib.sha256(text).hexdigest()[:32]
+
+    @cached_property
+    def checks(self) -> str:
+        """A digest of the back end's name and of all files that decide about points."""
+        digest = hashlib.sha256(self.backend.name.encode())
+        tools = Path(__file__).parents[1]
+        checks = tools.with_name("course_lib") / "checks"
+        files = [*(self.bank.root / "solutions").rglob("*.py"), *checks.rglob("*.*")]
+        files += [tools / f"{name}.py" for name in _DECIDING]
+        for file in sorted(f for f in files if f.suffix in (".py", ".json")):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def seed(self, student: str, chapter: int) -> int:
+        """What a student's inputs are drawn from."""
+        text = f"{self.secret}\0{student}\0{chapter}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+    def grade(self, submission: Submission, stage: Path, slot: int = 0) -> Result:
+        """Grade one submission; whatever is in it, this returns.
+
+        Args:
+            submission: as from `find_submissions`.
+            stage: as from `staged`.
+            slot: number of the worker.
+
+        Raises:
+            SandboxError: if no sandbox starts.
+        """
+        begin = time.monotonic()
+        chapter, status = submission.chapter, submission.status
+        exercises, seed = [], 0
+        try:
+            if not status:
+                notebook, cells = read_cells(submission.data)
+                program = read_program(cells)
+                if chapter is None:
+                    chapter = chapter_of(notebook, program, self.bank)
+                status = self._refusal(chapter)
+            if not status and chapter is not None:
+                status, seed = GRADED, self.seed(submission.student, chapter)
+                with Session(self.backend, stage, REGISTER, self.limits, slot) as session:
+                    exercises = [
+                        self._exercise(facts, program, session, seed)
+                        for facts in self.bank.exercises.values()
+                        if facts.chapter == chapter
+                    ]
+        except NotANotebookError as error:
+            status = str(error)
+        except SandboxError:
+            raise
+        except Exception as error:  # one notebook never stops the rest
+            status, exercises = f"the grader failed on it ({type(error).__name__})", []
+        return Result(
+            key=self.key(submission), student=submission.student, name=submission.name,
+            ids=dict(submission.ids), file=submission.file, chapter=chapter, status=status,
+            seed=seed, sandbox=self.backend.name, seconds=round(time.monotonic() - begin, 2),
+            exercises=tuple(exercises), superseded=tuple(submission.superseded),
+            late=submission.late,
+        )  # fmt: skip
+
+    def _refusal(self, chapter: int | None) -> str:
+        if chapter is None:
+            return "no exercise of this course was found in it"
+        if self.only and chapter not in self.only:
+            return f"chapter {chapter} was not asked for"
+        return ""
+
+    def _exercise(
+        self, facts: ExerciseFacts, program: Program, session: Session, seed: int
+    ) -> ExerciseResult:
+        common = {
+            "number": facts.number, "title": facts.title, "answer": facts.answer,
+            "points": float(facts.points),
+        }  # fmt: skip
+        hidden = self.bank.hidden[facts.number]
+        if not can_grade(hidden):
+            note = f"not graded: the grader lacks {hidden.needs}"
+            return ExerciseResult(
+                **common | {"points": 0.0}, earned=0.0, status="skipped", note=note
+            )
+        try:
+            source = program.answer(facts.answer)
+        except (ValueError, RecursionError) as error:
+            note = f"the grader cannot follow it ({type(error).__name__}: {error})"[:300]
+            return ExerciseResult(**common, earned=0.0, status="unreadable", note=note)
+        if source is None:
+            wrong = program.mentions(facts.answer)
+            if wrong is not None:
+                return ExerciseResult(**common, earned=0.0, status="unreadable", note=wrong)
+            note = f"{facts.answer} is not in the notebook"
+            return ExerciseResult(**common, earned=0.0, status="missing", note=note)
+        drawn = [draw(claim, i, seed) for i, claim in enumerate(hidden.claims)]
+        shown = visible_cases(facts.number)
+        scripts = [*shown, *drawn]  # an answer that stops on visible inputs cannot tell hidden ones
+        flat = [case for cases in scripts for case in cases]
+        outcomes = _grouped(session.run(facts.number, facts.answer, source, flat), scripts)
+        seen, unseen = outcomes[: len(shown)], outcomes[len(shown) :]
+        whole = sum(claim.weight for claim in hidden.claims)
+        claims = tuple(
+            ClaimResult(claim.says, claim.weight / whole, verdict(claim, cases, _guarded(results)))
+            for claim, cases, results in zip(hidden.claims, drawn, unseen, strict=True)
+        )
+        earned = facts.points * sum(claim.share for claim in claims if claim.wrong is None)
+        if _untouched(outcomes):
+            return ExerciseResult(**common, earned=0.0, status="not done", note="not done yet")
+        report = report_on(facts.number, seen)
+        return ExerciseResult(
+            **common, earned=round(earned, 6), status=GRADED, claims=claims,
+            misconception=report.diagnosis or "", advice=report.advice,
+            seen=tuple(line.finding.text for line in report.lines if line.finding is not None),
+            again=report.again, in_part=report.in_part,
+        )  # fmt: skip
+
+
+def _grouped(outcomes: Sequence[Outcome], scripts: Sequence[Sequence[Any]]) -> list[list[Outcome]]:
+    rest = iter(outcomes)
+    return [[next(rest) for _ in cases] for cases in scripts]
+
+
+def _guarded(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes on hidden inputs; where an answer stopped, in our words instead of its own."""
+    return [o if o.problem is None else replace(o, problem=_told(o.problem)) for o in outcomes]
+
+
+def _told(problem: Problem) -> Problem:
+    if problem.kind == "raised":
+        name = re.match(r"\w*", problem.text)[0]
+        text = name if name in _ERRORS else "an error of its own"
+    else:
+        text = _STOPS.get(problem.kind, "the program ended before it gave an answer")
+    return Problem(problem.kind, text, problem.call)
+
+
+def _untouched(outcomes: Sequence[Sequence[Outcome]]) -> bool:
+    """Whether the answer says of itself that it is not done."""
+    found = [o.problem for results in outcomes for o in results]
+    return bool(found) and all(p is not None and p.kind == "not done" for p in found)
+
+
+# --- a whole class -------------------------------------------------------------------------------
+
+
+def grade_all(
+    grader: Grader, submissions: Sequence[Submission], out: Path, jobs: int = 1
+) -> Iterator[Result]:
+    """Grade what is not graded yet, several at a time, with a progress bar.
+
+    Args:
+        grader: what they share.
+        submissions: all of them.
+        out: folder of results; one file a submission goes to `out/submissions`.
+        jobs: how many at a time.
+
+    Yields:
+        A result for each submission, finished ones first.
+    """
+    store = Store(out)
+    todo: list[Submission] = []
+    for submission in submissions:
+        done = store.load(grader.key(submission))
+        if done is None:
+            todo.append(submission)
+        else:
+            yield _as_now(done, submission)
+    slots: SimpleQueue[int] = SimpleQueue()
+    for slot in range(jobs):
+        slots.put(slot)
+
+    def work(submission: Submission) -> Result:
+        slot = slots.get()
+        try:
+            result = grader.grade(submission, stage, slot)
+        finally:
+            slots.put(slot)
+        store.save(result)
+        return result
+
+    with staged() as stage, ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(work, submission) for submission in todo]
+        bar = tqdm(
+            as_completed(futures), total=len(submissions), initial=len(submissions) - len(todo),
+            unit="notebook", disable=None,
+        )  # fmt: skip
+        try:
+            for future in bar:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _as_now(result: Result, submission: Submission) -> Result:
+    """A stored result with what the folder says today about who handed it in, and what before."""
+    return replace(
+        result, name=submission.name, ids=dict(submission.ids), late=submission.late,
+        superseded=tuple(submission.superseded),
+    )  # fmt: skip
+
+
+class Store:
+    """Results on disk, each written in one step, so that none is ever half there.
+
+    Args:
+        out: the folder that the teacher named.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "submissions"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, key: str) -> Result | None:
+        """A finished result, or None."""
+        try:
+            return result_from_json(json.loads((self.folder / f"{key}.json").read_text("utf-8")))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, result: Result) -> None:
+        """Write a result in one step."""
+        write_whole(self.folder / f"{result.key}.json", json.dumps(asdict(result), indent=1))
+
+
+def result_from_json(data: dict[str, Any]) -> Result:
+    """What `Store.save` wrote."""
+    exercises = tuple(
+        ExerciseResult(
+            **e | {"claims": tuple(ClaimResult(**c) for c in e["claims"]), "seen": tuple(e["seen"])}
+        )
+        for e in data["exercises"]
+    )
+    return Result(**data | {"exercises": exercises, "superseded": tuple(data["superseded"])})
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that at every moment it is either as it was or complete."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def secret_of(out: Path, given: str | None = None) -> str:
+    """The seed of a run: given, else the one that the folder `out` had, else a new one.
+
+    Raises:
+        ValueError: if another one is given than the folder was graded with.
+    """
+    file = out / "seed.txt"
+    known = file.read_text("utf-8").strip() if file.is_file() else None
+    if given is not None and known not in (None, given):
+        raise ValueError(f"seed: expected {known}, with which {out} was graded; got {given}")
+    secret = given or known or secrets.token_hex(16)
+    if known is None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(file, secret + "\n")
+    return secret
+
+
+def latest(submissions: Iterable[Submission]) -> list[Submission]:
+    """Of several notebooks of one student for one chapter the last counts (see `submissions`)."""
+    return [s for s in submissions if not s.replaced]

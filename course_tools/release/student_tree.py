@@ -1,0 +1,196 @@
+"""What students get: every file of the student tree, by its path (used by `course release`).
+
+Lessons, exercises and library are the repo's own files. README, pyproject.toml, environment.yml
+and Makefile are made here from the teachers' ones, so no fact stands twice.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_tools.build.exercises import masters
+from course_tools.project import Project
+
+#: Files that students get as they are; what opens the course elsewhere is among them.
+COPIED = (
+    "LICENSE",
+    "CITATION.cff",
+    "constraints.txt",
+    "docs/images/explorer.png",
+    ".binder/environment.yml",
+    ".binder/postBuild",
+    ".devcontainer/Dockerfile",
+    ".devcontainer/devcontainer.json",
+)
+#: What conda-forge calls a package.
+_CONDA_NAMES = {"torch": "pytorch"}
+#: Rules of the Makefile that students have use for.
+_RULES = ("lab", "clean", ".venv/lab-ready", ".venv")
+_MAKEFILE = """\
+# make lab   opens the course       (LAB_ARGS="--no-browser --port 8889" passes options on)
+# It sets up .venv on the first run; it needs Python 3.11 or newer and make, nothing else.
+"""
+_IGNORED = ".venv/\n__pycache__/\n.ipynb_checkpoints/\n*.egg-info/\nbuild/\ndist/\n"
+_BADGE_TABLE = r"<!-- {}: written by `course build` -->\n(.*?)\n<!-- end -->"
+
+
+def student_files(project: Project) -> dict[str, bytes]:
+    """Every file of the student tree, path -> content, sorted by path.
+
+    Args:
+        project: the teachers' working copy.
+
+    Raises:
+        FileNotFoundError: if a notebook was not built yet.
+        ValueError: if the repo's README lacks a section that the students' one takes over.
+    """
+    root = project.root
+    copied = [
+        *(root / name for name in COPIED),
+        *(root / "notebooks" / f"{chapter.name}.ipynb" for chapter in project.chapters),
+        *(root / "exercises" / f"{master.stem}.ipynb" for master in masters(root)),
+        *_library(root),
+        *_benchmarks(project),
+    ]
+    for file in copied:
+        if not file.is_file():
+            place = file.relative_to(root).as_posix()
+            raise FileNotFoundError(f"{place} is not there; run `course build` first")
+    made = {
+        "README.md": readme(project),
+        "pyproject.toml": pyproject(project),
+        "environment.yml": environment(project),
+        "Makefile": makefile((root / "Makefile").read_text("utf-8")),
+        ".gitignore": _IGNORED,
+    }
+    files = {file.relative_to(root).as_posix(): file.read_bytes() for file in copied}
+    files |= {name: text.encode() for name, text in made.items()}
+    return dict(sorted(files.items()))
+
+
+def readme(project: Project) -> str:
+    """The students' README: its own words, and the tables and sections of the repo's."""
+    text = (project.root / "README.md").read_text("utf-8")
+    parts = {
+        "introduction": text.partition("\n## ")[0],
+        "chapters": _between(text, _BADGE_TABLE.format("chapters"), "table of chapters"),
+        "exercises": _between(text, _BADGE_TABLE.format("exercises"), "table of exercises"),
+        "library": _section(text, "The library"),
+        "licence": _section(text, "Licence"),
+    }
+    page = (Path(__file__).parent / "student" / "README.md").read_text("utf-8")
+    return re.sub(r"^@(\w+)$", lambda m: parts[m[1]].strip(), page, flags=re.MULTILINE)
+
+
+def pyproject(project: Project) -> str:
+    """The students' pyproject.toml: the library, and what opens it in JupyterLab."""
+    facts = tomllib.loads((project.root / "pyproject.toml").read_text("utf-8"))
+    about = facts["project"]
+    kept = ("name", "version", "description", "readme", "license", "license-files")
+    kept += ("requires-python", "keywords", "dependencies")
+    included = facts["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    tables = {
+        "build-system": facts["build-system"],
+        "project": {name: about[name] for name in kept},
+        "project.optional-dependencies": {"lab": about["optional-dependencies"]["lab"]},
+        "project.urls": {"Homepage": project.address},
+        "tool.hatch.build.targets.wheel": {"packages": ["course_lib"]},
+        "tool.hatch.build.targets.wheel.force-include": included,
+    }
+    return "\n".join(_toml(name, table) for name, table in tables.items())
+
+
+def environment(project: Project) -> str:
+    """The students' conda environment."""
+    about = tomllib.loads((project.root / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = sorted({*about["dependencies"], *about["optional-dependencies"]["lab"]})
+    by_conda, by_pip = [], []
+    for requirement in wanted:
+        name, specifier = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
+        if ";" in specifier:  # conda has no markers
+            by_pip.append(f"{name} {specifier}")
+        else:
+            by_conda.append(f"{_CONDA_NAMES.get(name, name)} {specifier}")
+    lines = [
+        "# The conda route, also the one for Windows:",
+        "#   conda env create -f environment.yml",
+        "#   conda activate causal-attention",
+        "name: causal-attention",
+        "channels:",
+        "  - conda-forge",
+        "dependencies:",
+        f"  - python {about['requires-python']}",
+        "  - pip",
+        *(f"  - {line}" for line in by_conda),
+        "  - pip:",
+        *(f"      - {line}" for line in by_pip),
+        "      - -e .",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def makefile(text: str) -> str:
+    """The students' Makefile: the repo's rules that open the course, and no others.
+
+    Raises:
+        ValueError: if the repo's Makefile lacks one of them.
+    """
+    blocks = text.strip().split("\n\n")
+    rules = {re.match(r"([\w./-]+):", b)[1]: b for b in blocks if re.match(r"[\w./-]+:", b)}
+    missing = [name for name in _RULES if name not in rules]
+    if missing:
+        raise ValueError(f"Makefile: expected a rule for {missing[0]}")
+    settings = [b for b in blocks if re.match(r"\w+ :?\??=", b)]
+    phony = ".PHONY: lab clean"
+    kept = [_MAKEFILE.strip(), *settings, phony, *(rules[name] for name in _RULES)]
+    return "\n\n".join(kept) + "\n"
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _library(root: Path) -> Iterator[Path]:
+    package = root / "course_lib"
+    for file in sorted(package.rglob("*")):
+        parts = file.relative_to(package).parts
+        hidden = any(part.startswith((".", "__pycache__")) for part in parts)
+        if file.is_file() and not hidden:
+            yield file
+
+
+def _benchmarks(project: Project) -> Iterator[Path]:
+    """The scripts that a lesson names, and their recorded runs, which it draws."""
+    folder = project.root / "benchmarks"
+    sources = (project.root / "notebooks" / "source" / f"{c.name}.py" for c in project.chapters)
+    text = "\n".join(source.read_text("utf-8") for source in sources)
+    for name in sorted(set(re.findall(r"benchmarks/(\w+)\.py", text))):
+        yield folder / f"{name}.py"
+        result = folder / "results" / f"{name}.json"
+        if result.is_file():
+            yield result
+
+
+def _section(text: str, heading: str) -> str:
+    return _between(text, rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", f"section {heading!r}")
+
+
+def _between(text: str, pattern: str, what: str) -> str:
+    found = re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+    if len(found) != 1:
+        raise ValueError(f"README.md: expected one {what}; found {len(found)}")
+    return found[0]
+
+
+def _toml(name: str, table: dict[str, object]) -> str:
+    """A table of strings and lists of strings; TOML writes both as JSON does."""
+    lines = [f"[{name}]"]
+    for key, value in table.items():
+        bare = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
+        if isinstance(value, list) and len(value) > 1:
+            items = "".join(f"  {json.dumps(item, ensure_ascii=False)},\n" for item in value)
+            lines.append(f"{bare} = [\n{items}]")
+        else:
+            lines.append(f"{bare} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"

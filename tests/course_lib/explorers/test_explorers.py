@@ -1,0 +1,489 @@
+"""Explorers without a browser: their numbers, states, static views, colours and code style."""
+
+import doctest
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import matplotlib.colors
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+
+from course_lib import explorers
+from course_lib.attention import attention, trace
+from course_lib.codewalk import walk
+from course_lib.example import TOKENS, K, Q, V
+from course_lib.explorers import CodeWalk, CompareExplorer, FlashExplorer, MaskExplorer
+from course_lib.explorers.base import Explorer, bundle, chosen, labels, numbers
+from course_lib.explorers.style import contrast, ink_on, scale, stylesheet
+from course_lib.explorers.walk import names_read
+from course_lib.figures.palette import DARK, LIGHT
+from course_lib.masks import Mask, causal, sliding_window
+from tests.helpers.paths import ROOT
+
+STATIC = ROOT / "course_lib" / "explorers" / "static"
+SCRIPTS = sorted(STATIC.glob("*.js"))
+
+
+def square(x):
+    total = 0
+    for entry in x:
+        total = total + entry * entry
+    if total > 100:
+        total = 0
+    return total
+
+
+def make_mask():
+    return MaskExplorer(TOKENS, Q, K, V, row="sat")
+
+
+def make_compare():
+    return CompareExplorer(TOKENS, Q, K, V, row="cat")
+
+
+def make_walk():
+    return CodeWalk(walk(square, np.array([1.0, 2.0])))
+
+
+MAKERS = [make_mask, make_compare, make_walk]
+
+
+# --- JavaScript and CSS --------------------------------------------------------------------------
+
+
+def test_all_the_javascript_together_is_under_a_thousand_lines():
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in SCRIPTS) < 1000
+
+
+def test_the_javascript_passes_its_linter():
+    linter = shutil.which("oxlint", path=str(Path(sys.executable).parent)) or shutil.which("oxlint")
+    if linter is None:
+        pytest.skip("needs oxlint (pip install -e '.[dev]')")
+    result = subprocess.run(
+        [linter, "--config", ".oxlintrc.json", "--deny-warnings", str(STATIC)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
+    assert f"on {len(SCRIPTS)} files" in result.stdout, result.stdout
+
+
+def test_nothing_is_fetched_from_anywhere():
+    for text in [*(file.read_text("utf-8") for file in SCRIPTS), stylesheet()]:
+        text = text.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+        assert not re.search(r"https?:|@import|url\(|fetch\(|innerHTML", text)
+
+
+@pytest.mark.parametrize("file", [f for f in SCRIPTS if f.stem != "core"], ids=lambda f: f.stem)
+def test_an_explorer_is_one_module_without_imports_or_clashing_names(file):
+    code = bundle(file.stem)
+    assert not re.search(r"^import|^export (function|const)", code, re.MULTILINE)
+    assert len(re.findall(r"^export default \{ render \};$", code, re.MULTILINE)) == 1
+    names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", code, re.MULTILINE)
+    assert len(names) == len(set(names))
+
+
+def test_a_script_without_the_core_is_refused(monkeypatch):
+    monkeypatch.setattr("course_lib.explorers.base._static", lambda name: "let x = 1;\n")
+    with pytest.raises(ValueError, match=r"odd\.js: expected one line `import"):
+        bundle("odd")
+
+
+# --- colours -------------------------------------------------------------------------------------
+
+#: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A Physiologically-based Model for Simulation
+#: of Color Vision Deficiency", 2009, table 1, severity 1.0 (for linear RGB).
+BLINDNESS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "none": np.eye(3),
+}
+
+
+def lab(colour, blindness):
+    """CIE L*a*b* of a colour as a person with this kind of vision sees it."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(BLINDNESS[blindness]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = (to_xyz @ linear) / [0.9505, 1.0, 1.089]
+    fx, fy, fz = (t ** (1 / 3) if t > 216 / 24389 else t * 841 / 108 + 4 / 29 for t in (x, y, z))
+    return np.array([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)])
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_text_can_be_read_on_every_colour(theme):
+    for ink in (theme.ink, theme.muted):
+        assert contrast(ink, theme.paper) >= 4.5
+    assert contrast(theme.ink, theme.blocked) >= 4.5
+    fills = [theme.visible, *scale(theme.weights), *scale(theme.differences)]
+    assert min(contrast(ink_on(fill), fill) for fill in fills) >= 4.5
+    for edge in (theme.line, theme.focus, theme.leak, theme.visible):
+        assert contrast(edge, theme.paper) >= 3, edge  # what must be seen but not read
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_meanings_stay_apart_for_the_colour_blind(theme, blindness):
+    def apart(a, b):
+        return np.linalg.norm(lab(a, blindness) - lab(b, blindness))
+
+    # About 2 can just be seen side by side; 20 is another colour.
+    meanings = [theme.visible, theme.blocked, theme.leak]
+    assert min(apart(a, b) for a, b in combinations(meanings, 2)) > 20
+    assert min(apart(theme.paper, colour) for colour in (theme.visible, theme.leak)) > 20
+    assert apart(theme.rule, theme.blocked) > 10, "blocked and paper: a hatch tells them apart"
+    assert apart(scale(theme.differences)[4], scale(theme.differences)[16]) > 30
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
+def test_more_weight_always_means_more_contrast(theme):
+    steps = [contrast(colour, theme.paper) for colour in scale(theme.weights)]
+    assert steps[0] == 1 and all(a < b for a, b in pairwise(steps))
+
+
+def test_the_scale_is_the_one_that_the_figures_use():
+    figures = matplotlib.colors.LinearSegmentedColormap.from_list("w", LIGHT.weights)
+    ours = np.array([matplotlib.colors.to_rgb(c) for c in scale(LIGHT.weights)])
+    theirs = figures(np.linspace(0, 1, len(ours)))[:, :3]
+    assert np.abs(ours - theirs).max() < 2 / 255
+
+
+def test_every_theme_defines_the_same_variables():
+    uses = set(re.findall(r"var\((--cx-[\w-]+)", stylesheet()))
+    for theme in ("light", "dark"):
+        blocks = re.findall(r"\{ color-scheme: " + theme + r"; ([^}]*)\}", stylesheet())
+        assert len(blocks) == (1 if theme == "light" else 2)
+        for block in blocks:
+            assert uses <= set(re.findall(r"(--cx-[\w-]+):", block))
+
+
+# --- what all explorers do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_notebook_gets_a_live_view_a_static_one_and_stable_text(make):
+    e, again = make(), make()
+    formatter = InteractiveShell.instance().display_formatter
+    data, _ = formatter.format(e)
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == e.model_id
+    other, _ = formatter.format(again)
+    assert data["text/plain"] == other["text/plain"] == repr(e)
+    assert data["text/html"] == other["text/html"]
+    assert "0x" not in data["text/plain"] and "object at" not in data["text/plain"]
+    assert "<script" not in data["text/html"] and len(data["text/html"]) > 100
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_is_sent_is_plain_json(make):
+    e = make()
+    assert json.loads(json.dumps(e.data, allow_nan=False)) == json.loads(json.dumps(e.data))
+    state = e.get_state()
+    assert {"data", "_esm", "_css", *e.states()} <= set(state)
+    assert "function grid(" in state["_esm"] and ".cx-grid" in state["_css"]
+
+
+def test_state_is_heard_of_and_checked_by_name():
+    e, heard = make_mask(), []
+    e.observe(lambda change: heard.append((change.name, change.new)), ["row", "view"])
+    e.row = "on"
+    e.view = "weights"
+    assert heard == [("row", 3), ("view", "weights")]
+    for name, value, message in [
+        ("row", "dog", r"row: expected a position .* one of the tokens The, cat, .*; got 'dog'"),
+        ("row", 5, "row: expected .* from 0 to 4 .*; got 5"),
+        ("row", True, "row: expected"),
+        ("row", None, "row: expected"),
+        ("view", "colours", "view: expected one of mask, raw, scaled, masked, weights"),
+        ("step", 0, "step: expected a whole number from 1 to 5; got 0"),
+        ("column", -1, "column: expected"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            setattr(e, name, value)
+    with pytest.raises(TypeError, match="step: expected a whole number; got float"):
+        e.step = 2.0
+    assert (e.row, e.view, e.step, e.column) == (3, "weights", 5, None)
+    e.row = np.int64(1)
+    assert type(e.row) is int, "what is sent must be JSON"
+
+
+def test_a_state_can_be_set_by_the_browser_only_to_what_it_may_be():
+    e = make_mask()
+    e.set_state({"row": 4, "view": "raw"})
+    assert (e.row, e.view) == (4, "raw")
+    with pytest.raises(ValueError, match="row: expected"):
+        e.set_state({"row": 99})
+    assert e.row == 4
+
+
+def test_a_wrong_first_state_makes_no_explorer():
+    with pytest.raises(
+        ValueError, match="row: expected a position from 0 to 4 or one of the tokens The"
+    ):
+        MaskExplorer(TOKENS, row="dog")
+    with pytest.raises(TypeError, match="colour: expected one of the states column, row, step"):
+        Explorer.__init__(make_mask(), {}, colour="red")
+
+
+def test_words_of_long_lists_name_runs():
+    names = [f"t{i}" for i in range(30)]
+    assert chosen(names, [i < 3 for i in range(30)]) == "t0, t1 and t2"
+    assert chosen(names, [i != 20 for i in range(30)]) == "t0 to t19 and t21 to t29"
+    assert chosen(names, [i < 9 or i in (12, 20) for i in range(30)]) == "t0 to t8, t12 and t20"
+    assert chosen(names, [False] * 30) == "nothing"
+
+
+def test_numbers_that_json_does_not_have_become_texts():
+    array = torch.tensor([[1.5, float("nan")], [float("inf"), -float("inf")]])
+    assert numbers(array) == [[1.5, "NaN"], ["Infinity", "-Infinity"]]
+    assert numbers(np.array([True, False])) == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["mask", "compare", "walk"])
+def test_every_explorer_shows_an_example_that_runs(name):
+    module = importlib.import_module(f"course_lib.explorers.{name}")
+    outcome = doctest.testmod(module)
+    assert outcome.attempted >= 3 and outcome.failed == 0
+
+
+def test_every_explorer_has_an_example():
+    for name in explorers.__all__:
+        assert name == "Explorer" or ">>>" in getattr(explorers, name).__doc__, name
+
+
+# --- one by one ----------------------------------------------------------------------------------
+
+
+def random_arrays(n, d, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(n, d)) * 3 for _ in range(3)]
+
+
+def test_the_mask_explorer_sends_the_numbers_of_course_lib():
+    q, k, v = random_arrays(7, 5)
+    rule = causal() & sliding_window(3)
+    e = MaskExplorer(range(7), torch.tensor(q), torch.tensor(k), torch.tensor(v), rule)
+    wanted = trace(q, k, v, rule)
+    for name in ("q", "k", "mask", "raw", "scaled", "weights", "output"):
+        np.testing.assert_array_equal(e.data[name], getattr(wanted, name))
+    powers, sums = np.array(e.data["powers"]), np.array(e.data["sums"])
+    np.testing.assert_allclose(powers / sums[:, None], wanted.weights, atol=1e-15)
+    shown = np.exp(wanted.masked - np.array(e.data["shifts"])[:, None])
+    np.testing.assert_allclose(powers, shown, rtol=1e-12)
+
+
+def test_the_mask_explorer_lives_without_scores_and_with_empty_rows():
+    e = MaskExplorer(["a", "b"], mask=np.array([[False, False], [True, True]]))
+    assert e.words() == "a may attend to nothing; a and b are blocked."
+    assert set(e.data) == {"tokens", "views", "mask", "words"}
+    with pytest.raises(ValueError, match="view: expected one of mask; got 'weights'"):
+        e.view = "weights"
+    assert "Figure" not in e.static_html() and "<img alt=" in e.static_html()
+    e = MaskExplorer(TOKENS, Q, K, mask=~causal(), view="weights", row="mat")
+    assert e.words().endswith("Weights: none.")
+    assert e.data["sums"][4] == 0
+
+
+def test_the_mask_explorer_refuses_what_it_cannot_show():
+    with pytest.raises(TypeError, match="tokens: expected a sequence of tokens; got one text"):
+        MaskExplorer("The cat")
+    with pytest.raises(ValueError, match="tokens: expected 1 to 64 of them; got 65"):
+        MaskExplorer(range(65))
+    with pytest.raises(TypeError, match="Q, K: expected both or neither"):
+        MaskExplorer(TOKENS, Q)
+    with pytest.raises(ValueError, match="tokens: expected 5 labels; got 2"):
+        MaskExplorer(["a", "b"], Q, K)
+    with pytest.raises(TypeError, match="mask: expected a boolean array"):
+        MaskExplorer(TOKENS, Q, K, mask=np.ones((5, 5)))
+
+
+def test_the_mask_explorer_says_what_the_issue_promises():
+    e = make_mask()
+    assert e.words() == "sat may attend to The, cat and sat; on and mat are blocked."
+    e.row = "on"
+    assert e.words() == "on may attend to The, cat, sat and on; mat is blocked."
+    e.row = "mat"
+    assert e.words() == "mat may attend to The, cat, sat, on and mat; nothing is blocked."
+
+
+def test_the_compare_explorer_sends_both_and_the_difference():
+    q, k, v = random_arrays(6, 3)
+    e = CompareExplorer(range(6), q, k, v)
+    for side, mask in (("standard", None), ("causal", causal())):
+        output, weights = attention(q, k, v, mask)
+        np.testing.assert_allclose(e.data[side]["weights"], weights, atol=1e-15)
+        np.testing.assert_allclose(e.data[side]["outputs"], output, atol=1e-15)
+    for view in ("weights", "outputs"):
+        a, b = (np.array(e.data[side][view]) for side in ("standard", "causal"))
+        np.testing.assert_array_equal(e.data["difference"][view], b - a)
+
+
+def test_the_compare_explorer_says_what_is_lost():
+    e = make_compare()
+    lost = trace(Q, K, V).weights[1, 2:].sum()
+    assert f"gives {lost:.2f} of its weight to sat, on and mat;" in e.words()
+    e.row = "mat"
+    assert e.words() == "mat: the mask blocks nothing in this row, so both are the same."
+
+
+def test_a_column_is_forgotten_when_it_would_mean_something_else():
+    e = make_compare()
+    e.column = 4
+    e.view = "outputs"
+    assert e.column is None
+    with pytest.raises(ValueError, match="column: expected a whole number from 0 to 3; got 4"):
+        e.column = 4
+    with pytest.raises(ValueError, match="column: expected a whole number from 0 to 3; got 4"):
+        CompareExplorer(TOKENS, Q, K, V, view="outputs", column=4)
+    assert CompareExplorer(TOKENS, Q, K, V, view="weights", column=4).column == 4
+
+
+def test_the_code_walk_shows_each_run_of_a_line_with_what_it_read():
+    recording = walk(square, np.array([1.0, 2.0]))
+    steps = CodeWalk(recording).data["walks"][0]["steps"]
+    assert [s["line"] for s in steps] == [1, *(s.line for s in recording.steps)]
+    assert steps[0]["inputs"] and [x["name"] for x in steps[0]["made"]] == ["x"]
+    adds = [s for s in steps if s["line"] == 4]
+    assert [{x["name"] for x in s["read"]} for s in adds] == [{"total", "entry"}] * 2
+    assert adds[0]["read"][0]["summary"] == "0" != adds[1]["read"][0]["summary"]
+    assert [s["made"][0]["name"] for s in adds] == ["total", "total"]
+    assert not any(s["line"] == 6 for s in steps), "a line that did not run"
+    assert steps[-1]["words"].startswith("square, line 7: reads total and returns")
+
+
+def test_reading_is_taken_from_the_syntax_tree():
+    lines = ["def f(a, b):", "    a += b.c[b]", "    for i in range(a):", "        i = g(", "  i)"]
+    code = "\n".join(lines)
+    assert names_read(code) == {2: ["a", "b"], 3: ["range", "a"], 4: ["g", "i"]}
+
+
+def test_tables_of_a_code_walk_carry_tokens_where_they_fit():
+    def scores(q, k):
+        return q @ k.T
+
+    e = CodeWalk(walk(scores, torch.tensor(Q), torch.tensor(K)), tokens=TOKENS)
+    call, returned = e.data["walks"][0]["steps"]
+    assert call["made"][0]["rows"] == list(TOKENS) and call["made"][0]["columns"] == []
+    assert returned["made"][0]["columns"] == list(TOKENS)
+    np.testing.assert_array_equal(returned["made"][0]["table"], Q @ K.T)
+    assert "float64 tensor [5, 5]" in e.static_html()
+
+
+def test_large_values_of_a_code_walk_show_a_corner_and_say_so():
+    def keep(x):
+        return x * 1
+
+    e = CodeWalk(walk(keep, np.zeros((2, 3, 40, 40))))
+    value = e.data["walks"][0]["steps"][0]["made"][0]
+    assert np.shape(value["table"]) == (12, 12)
+    assert "the first 12 rows and columns" in value["note"]
+
+
+def test_the_code_walk_refuses_what_is_no_recording():
+    with pytest.raises(ValueError, match="walks: expected at least one recording; got none"):
+        CodeWalk()
+    with pytest.raises(TypeError, match=r"walks: expected recordings made by .* got function"):
+        CodeWalk(square)
+    e = CodeWalk(walk(square, np.ones(2)), walk(square, np.ones(5)))
+    e.walk, e.step = 1, 13
+    e.walk = 0
+    assert e.step == 0, "the other recording has no such step"
+    with pytest.raises(ValueError, match="step: expected a whole number from 0 to"):
+        e.step = 99
+    assert CodeWalk(walk(square, np.ones(2)), tokens=["a"]).row is None
+
+
+def test_labels_can_be_seen_and_told_apart():
+    names = [
+        "the",
+        "",
+        " ",
+        "\n",
+        "the",
+        "x" * 99,
+        "\u202eabc",
+        "\U0001f469\u200d\U0001f467",
+        "日本",
+    ]
+    assert labels(names) == (
+        "the (0)", "''", "' '", r"'\n'", "the (4)", "x" * 31 + "…", r"'\u202eabc'", *names[7:],
+    )  # fmt: skip
+    e = MaskExplorer(["the", "cat", "the", "\n"], row="the (2)")
+    assert e.words() == "the (2) may attend to the (0), cat and the (2); '\\n' is blocked."
+    for value, place in (("the", 0), ("the (0)", 0), ("cat", 1), ("\n", 3), (2, 2)):
+        e.row = value
+        assert e.row == place
+
+
+@pytest.mark.parametrize("make", [MaskExplorer, CompareExplorer, FlashExplorer])
+def test_a_token_is_text_whatever_it_holds(make):
+    hostile = ["$\\frac$", "<b>&amp;</b>", "$", "\U0001f469\u200d\U0001f467", "שלום"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = make(hostile, Q, K, V)._repr_mimebundle_()[0]["text/html"]
+    assert "<b>" not in shown and "<img alt=" in shown
+
+
+def test_in_every_view_of_the_mask_explorer_words_hold_its_numbers():
+    e = MaskExplorer(range(20), *random_arrays(20, 4), row=19)
+    for view, kind in (
+        ("raw", "Dot products"),
+        ("masked", "Scaled scores"),
+        ("weights", "Weights"),
+    ):
+        e.view = view
+        numbers_said = e.words().partition(f" {kind}: ")[2]
+        wanted = [f"{j} {x:.2f}" for j, x in enumerate(getattr(e.trace, view)[19][:8])]
+        assert numbers_said == f"{', '.join(wanted)}, and 12 more."
+    q, k, _ = random_arrays(3, 2)
+    k[1] = np.nan
+    e = MaskExplorer(list("abc"), q, k)
+    assert all(np.isfinite(e.data["range"])), "the shades of the other cells stay"
+
+
+def test_the_compare_explorer_shows_the_first_entries_of_long_values():
+    q, k, _ = random_arrays(3, 2)
+    v = np.random.default_rng(0).normal(size=(3, 200)) * 9
+    e = CompareExplorer(list("abc"), q, k, v, view="outputs", column=63)
+    assert len(e.data["entries"]) == 64 == len(e.data["causal"]["outputs"][0])
+    assert e.data["signed"] and e.data["scale"] == np.abs(
+        [e.causal.output[:, :64], e.standard.output[:, :64],
+         (e.causal.output - e.standard.output)[:, :64]]
+    ).max()  # fmt: skip
+    assert make_compare().data["scale"] == 1 and not make_compare().data["signed"]
+    with pytest.raises(ValueError, match="column: expected a whole number from 0 to 63; got 64"):
+        e.column = 64
+
+
+def test_first_states_are_checked_together():
+    short, long = (walk(square, np.ones(n)) for n in (1, 4))
+    assert CodeWalk(short, long, walk=1, step=9).step == 9
+    with pytest.raises(ValueError, match="step: expected a whole number from 0 to"):
+        CodeWalk(short, long, walk=0, step=9)
+
+
+def test_a_rule_of_ones_own_is_welcome():
+    rule = Mask(lambda q, k: (q - k) % 2 == 0, "every second position")
+    e = MaskExplorer(TOKENS, Q, K, mask=rule, row="sat")
+    assert e.words() == "sat may attend to The, sat and mat; cat and on are blocked."

@@ -1,0 +1,259 @@
+"""Figures: the same bytes for the same data, words for those who cannot see them, safe colours."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
+
+from course_lib.attention import trace
+from course_lib.example import TOKENS, K, Q, V
+from course_lib.explorers.base import _any_text
+from course_lib.figures import palette
+from course_lib.figures.cache import Key, cache_view
+from course_lib.figures.plot import _WEIGHTS, Figure, grid, grids, ink_on, lines
+from course_lib.figures.traces import compare_view, mask_view
+from course_lib.masks import causal
+
+CAUSAL = trace(Q, K, V, causal(), TOKENS)
+STANDARD = trace(Q, K, V, None, TOKENS)
+
+
+def some_figures():
+    return [
+        grid(CAUSAL.weights, TOKENS, TOKENS, mask=CAUSAL.mask, title="weights"),
+        grid(causal().matrix(40), range(40), range(40), kind="mask"),
+        grid(CAUSAL.masked, TOKENS, TOKENS, kind="scores"),
+        lines({"loss": ([1, 2, 3], [3.0, 2.0, 1.0])}, "step", "nats", hlines={"floor": 0.8}),
+        mask_view(CAUSAL, "sat"),
+        compare_view(STANDARD, CAUSAL),
+    ]
+
+
+def test_the_same_data_gives_the_same_bytes():
+    for first, second in zip(some_figures(), some_figures(), strict=True):
+        assert first.png() == second.png() == second.png()
+
+
+def test_bytes_do_not_depend_on_the_last_digits():
+    noisy = CAUSAL.weights * (1 + 1e-12)
+    assert grid(noisy, TOKENS, TOKENS).png() == grid(CAUSAL.weights, TOKENS, TOKENS).png()
+    x, y = [1, 2, 3], np.array([1 / 3, 2 / 3, 1.0])
+    noise = y * (1 + 1e-12)
+    assert lines({"a": (x, y)}, "x", "y").png() == lines({"a": (x, noise)}, "x", "y").png()
+
+
+def test_different_data_gives_a_different_picture():
+    assert (
+        grid(CAUSAL.weights, TOKENS, TOKENS).png() != grid(STANDARD.weights, TOKENS, TOKENS).png()
+    )
+
+
+def test_every_figure_is_an_img_with_alt_text_that_is_also_its_repr():
+    for figure in some_figures():
+        html = figure._repr_html_()
+        alt = re.search(r'<img alt="([^"]+)"', html)
+        assert alt and len(alt[1]) > 20
+        assert repr(figure).startswith("Figure: ")
+        assert "data:image/png;base64," in html
+
+
+def drawn(figure):
+    """What stands in the cells of the first panel: {(row, column): (face, text)}, and frames."""
+    ax = figure.canvas.axes[0]
+    boxes = [p for p in ax.patches if p.get_fill()]
+    faces = {(int(p.get_y()), int(p.get_x())): to_hex(p.get_facecolor()) for p in boxes}
+    texts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in ax.texts}
+    frames = [
+        (to_hex(p.get_edgecolor()), round(p.get_y()), round(p.get_x()), round(p.get_width()))
+        for p in ax.patches
+        if not p.get_fill()
+    ]
+    return {cell: (faces[cell], texts[cell]) for cell in faces}, frames
+
+
+def test_each_cell_is_drawn_in_its_row_and_column_with_its_meaning():
+    mask = np.array([[True, False], [True, True]])
+    cells, frames = drawn(
+        grid([[0.0, 0.3], [0.25, 1.0]], "ab", "xy", mask=mask, mark_row=1, leak=~mask)
+    )
+    assert cells[0, 1] == (palette.BLOCKED.lower(), "")
+    assert cells[0, 0] == ("#ffffff", "0.00")
+    assert cells[1, 0][1] == "0.25" and cells[1, 1] == (palette.WEIGHT_SCALE[-1].lower(), "1.00")
+    assert frames == [(palette.LEAK.lower(), 0, 1, 1), (palette.INK.lower(), 1, 0, 2)]
+    cells, _ = drawn(grid(mask, "ab", "xy", kind="mask"))
+    assert cells[0, 1] == (palette.BLOCKED.lower(), "")
+    assert cells[1, 0] == (palette.VISIBLE.lower(), "1")
+
+
+def test_the_legend_names_the_colours_that_are_used_and_no_others():
+    def legend(figure):
+        found = figure.canvas.legends
+        patches = found[0].get_patches() if found else []
+        names = [t.get_text() for t in found[0].get_texts()] if found else []
+        return {n: to_hex(p.get_facecolor()) for n, p in zip(names, patches, strict=True)}
+
+    colours = {"may attend": palette.VISIBLE.lower(), "blocked": palette.BLOCKED.lower()}
+    assert legend(grid(causal().matrix(3), "abc", "abc", kind="mask")) == colours
+    assert legend(grid(np.ones((2, 2), bool), "ab", "ab", kind="mask")) == {
+        "may attend": palette.VISIBLE.lower()
+    }
+    leaking = grid(np.eye(2), "ab", "ab", leak=np.eye(2, dtype=bool))
+    assert list(legend(leaking)) == ["future leaks"]
+    assert legend(grid(np.eye(2), "ab", "ab")) == {}
+
+
+def test_labels_may_be_numbers():
+    assert grid(causal().matrix(2), range(2), range(2), kind="mask").alt == (
+        "0 sees 0; 1 sees 0 and 1."
+    )
+
+
+def test_alt_text_is_escaped_and_required():
+    figure = grid([[1.0]], ['"a"'], ["<b>"])
+    assert "&quot;a&quot;" in figure._repr_html_() and "<b>" not in figure._repr_html_()
+    with pytest.raises(ValueError, match="alt: expected a description"):
+        Figure(figure.canvas, " ")
+
+
+def test_the_words_of_a_mask_say_who_sees_whom():
+    alt = grid(causal().matrix(3), TOKENS[:3], TOKENS[:3], kind="mask").alt
+    assert alt == "The sees The; cat sees The and cat; sat sees The, cat and sat."
+
+
+def test_the_words_of_the_views_carry_the_numbers():
+    alt = mask_view(CAUSAL, "sat").alt
+    assert "may attend to The, cat, sat; blocked: on, mat" in alt and "weight 0.38" in alt
+    alt = compare_view(STANDARD, CAUSAL).alt
+    future = STANDARD.weights[np.triu_indices(5, 1)].sum()
+    assert f"gives {future:.2f} of its weight" in alt and "unchanged: mat" in alt
+
+
+def texts(figure):
+    """Every piece of text in a figure, legends included."""
+    return figure.canvas.findobj(Text)
+
+
+@pytest.mark.parametrize("token", [r"$\frac$", "$x$", "US$ 5", "$"])
+def test_a_dollar_in_a_token_is_a_dollar(token):
+    """Also where it is no formula at all, which used to stop the whole figure."""
+    names = [token, "cat"]
+    short = trace(Q[:2], K[:2], V[:2], causal(), names)
+    for figure in (
+        grid(np.eye(2), names, names, title=token, row_axis=token, column_axis=token),
+        mask_view(short, token),
+        compare_view(short, short),
+        lines({token: ([1, 2], [1.0, 2.0])}, token, token, token, hlines={f"{token} at": 1.5}),
+        cache_view({token: [[Key.COMPUTED, Key.ABSENT]]}, [token], names),
+    ):
+        assert figure.png()
+        mine = [text for text in texts(figure) if token in text.get_text()]
+        assert mine and not any(text.get_parse_math() for text in mine)
+        assert token in figure.alt or "grid" in figure.alt or "keys" in figure.alt
+
+
+def test_the_signs_that_are_formulas_stay_formulas_in_the_views_of_explorers_too():
+    """A logarithmic axis labels its ticks with formulas; an explorer once showed their source."""
+    written = {"series": ([1, 2], [0.01, 10.0])}
+    with _any_text():
+        figure = lines(written, "x", "y", logy=True)
+        figure.png()
+    ticks = figure.canvas.axes[0].get_yticklabels()
+    assert any("$" in t.get_text() for t in ticks) and all(t.get_parse_math() for t in ticks)
+
+
+def test_infinity_in_a_cell_is_still_drawn_as_a_sign():
+    figure = grid([[-np.inf]], ["a"], ["b"], kind="scores")
+    assert r"$-\infty$" in [t.get_text() for t in figure.canvas.axes[0].texts if t.get_parse_math()]
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(a, b):
+    """Contrast ratio of two colours (WCAG 2.2, 1.4.3)."""
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("ink", [palette.INK, palette.MUTED])
+def test_text_can_be_read_on_white(ink):
+    assert contrast(ink, "white") >= 4.5
+
+
+def test_numbers_can_be_read_on_every_weight():
+    for x in np.linspace(0, 1, 101):
+        face = _WEIGHTS(x)[:3]
+        assert contrast(face, ink_on(face)) >= 4.5
+
+
+def test_the_weight_scale_darkens_steadily_so_it_prints_in_grey():
+    shades = [luminance(_WEIGHTS(x)[:3]) for x in np.linspace(0, 1, 101)]
+    assert all(a > b for a, b in itertools.pairwise(shades))
+
+
+# How the three kinds of dichromats see linear RGB (Vienot, Brettel, Mollon 1999, and Brettel 1997
+# for tritanopia, in the one-plane approximation).
+DICHROMATS = {
+    "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    "tritanopia": [[1, 0.14461, -0.14461], [0, 0.85924, 0.14076], [0, 0.85924, 0.14076]],
+}
+
+
+def lab(rgb_linear):
+    xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ) @ np.clip(rgb_linear, 0, 1)
+    f = np.cbrt(xyz / np.array([0.9505, 1.0, 1.089]) + 1e-9)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", [*DICHROMATS, "no colour vision deficiency"])
+def test_the_three_meanings_stay_apart_under_colour_blindness(kind):
+    matrix = np.array(DICHROMATS.get(kind, np.eye(3)))
+    seen = [
+        lab(matrix @ (np.array(to_rgb(c)) ** 2.2))
+        for c in (palette.VISIBLE, palette.BLOCKED, palette.LEAK)
+    ]
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(a - b) > 25  # CIE76; about 2 is just noticeable
+
+
+@pytest.mark.parametrize("kind", [*DICHROMATS, "no colour vision deficiency"])
+def test_lines_have_colours_of_their_own_that_the_colour_blind_tell_apart(kind):
+    matrix = np.array(DICHROMATS.get(kind, np.eye(3)))
+    meanings = (palette.VISIBLE, palette.BLOCKED, palette.LEAK)
+    seen = {c: lab(matrix @ (np.array(to_rgb(c)) ** 2.2)) for c in (*palette.SERIES, *meanings)}
+    for a, b in itertools.combinations(seen, 2):
+        if not {a, b} <= {*meanings}:
+            assert np.linalg.norm(seen[a] - seen[b]) > 20, (a, b)
+
+
+def test_lines_can_be_seen_on_white_and_told_apart_in_grey():
+    assert all(contrast(colour, "white") >= 3 for colour in palette.SERIES)  # WCAG 2.2, 1.4.11
+    drawn = lines({str(i): ([1, 2], [i, i]) for i in range(5)}, "x", "y", markers=True)
+    curves = drawn.canvas.axes[0].get_lines()
+    assert [line.get_color() for line in curves] == list(palette.SERIES)
+    for what in ("get_marker", "_dash_pattern"):  # two ways, each enough by itself
+        found = [getattr(line, what) for line in curves]
+        assert len({str(f() if callable(f) else f) for f in found}) == 5, what
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grid(np.eye(2), ["a"], ["b", "c"]), r"values: expected shape \[1, 2\]"),
+        (lambda: grid(np.eye(2), "ab", "ab", mask=np.eye(3)), "mask: expected the shape of values"),
+        (lambda: grids([]), "panels: expected at least one"),
+        (lambda: mask_view(CAUSAL, "dog"), "token: .*'dog'"),
+        (lambda: compare_view(trace(Q[:3], K[:3], V[:3]), CAUSAL), "causal: expected a trace"),
+    ],
+)
+def test_bad_figures_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

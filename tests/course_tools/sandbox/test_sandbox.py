@@ -1,0 +1,263 @@
+"""The back ends: each proves itself before it is used, and a start that fails leaves nothing."""
+
+import os
+import platform
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from course_lib.checks.script import Call, Case
+from course_tools.sandbox import backends, chroot
+from course_tools.sandbox.backends import (
+    Backend,
+    Bubblewrap,
+    Cgroup,
+    Limits,
+    SandboxError,
+    SeparateUser,
+    Unsafe,
+    choose,
+    staged,
+)
+from course_tools.sandbox.inside.start import FORBIDDEN, seccomp_filter
+from course_tools.sandbox.selftest import failures
+from course_tools.sandbox.session import Session
+from tests.helpers.attacks import usable
+
+KINDS = usable(Bubblewrap, SeparateUser)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_back_end_passes_its_self_test(kind, tmp_path):
+    backend = kind()
+    try:
+        assert failures(backend, [Path.home(), tmp_path]) == []
+    finally:
+        backend.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Open(Unsafe):
+    """No walls, but what the unsafe one would do to this machine is left out of the probe."""
+
+    name = "open"
+
+
+def test_a_back_end_without_walls_fails_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("course_tools.sandbox.selftest._ask", harmless(monkeypatch))
+    found = " ".join(failures(Open(), [tmp_path]))
+    assert "it read" in found
+    assert "environment variable" in found
+    assert "AF_INET" in found
+    assert "outlived" not in found  # not asked
+
+
+def harmless(monkeypatch):
+    from course_tools.sandbox import selftest
+
+    ask = selftest._ask
+
+    def only_readers(session, name, *args):
+        return ask(session, name, *args) if name in ("canaries", "variables", "connected") else None
+
+    monkeypatch.setattr(selftest, "_ask", only_readers)
+    return lambda session, name, *args: (
+        False
+        if name in ("alive",)
+        else 1
+        if name == "daemon"
+        else only_readers(session, name, *args)
+    )
+
+
+def test_the_grader_refuses_where_nothing_passes(monkeypatch):
+    monkeypatch.setattr(Bubblewrap, "missing", lambda self: "bubblewrap is not installed")
+    monkeypatch.setattr(SeparateUser, "missing", lambda self: None)
+    monkeypatch.setattr(
+        "course_tools.sandbox.selftest.failures", lambda backend, closed: ["it read /secret"]
+    )
+    with pytest.raises(SandboxError) as error:
+        choose(False)
+    assert "bubblewrap is not installed" in str(error.value)
+    assert "self-test failed (it read /secret)" in str(error.value)
+    assert "--unsafe" in str(error.value)
+
+
+def test_unsafe_is_taken_only_when_asked_for():
+    assert isinstance(choose(True), Unsafe)
+
+
+def test_the_missing_program_is_named_with_its_command(monkeypatch):
+    monkeypatch.setattr(backends.shutil, "which", lambda name: None)
+    assert "apt install bubblewrap" in Bubblewrap().missing()
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="only CI must have bubblewrap")
+def test_ci_has_bubblewrap_wherever_namespaces_are_possible():
+    tried = subprocess.run(["unshare", "--user", "--map-root-user", "true"], check=False)
+    if tried.returncode == 0:
+        assert Bubblewrap().missing() is None
+
+
+class Broken(Backend):
+    """Its program complains and ends."""
+
+    name = promise = "broken"
+    last = None
+
+    def missing(self):
+        return None
+
+    def command(self, stage, limits, line):
+        return ["/bin/sh", "-c", "echo 'no such wall' >&2; exit 3"]
+
+    def start(self, stage, limits, slot=0):
+        started = super().start(stage, limits, slot)
+        Broken.last = started.group.folders if started.group else ()
+        return started
+
+
+def test_a_start_that_fails_says_why_and_leaves_no_group():
+    with (
+        staged() as stage,
+        Session(Broken(), stage, {}) as session,
+        pytest.raises(SandboxError, match="no such wall"),
+    ):
+        session.run("0.0", "f", "f = 1\n", [Case([])])
+    assert not any(folder.exists() for folder in Broken.last)
+
+
+class Nowhere(Broken):
+    """It cannot even be begun."""
+
+    def environment(self, stage, slot, limits, line):
+        raise OSError("no room")
+
+
+def test_a_start_that_cannot_begin_leaves_no_group_and_no_descriptor():
+    before = open_files(), groups()
+    with staged() as stage, pytest.raises(SandboxError, match="no room"):
+        Nowhere().start(stage, Limits())
+    assert (open_files(), groups()) == before
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+def groups():
+    mine = f"course-{os.getpid()}-*"
+    return sorted(p for p in Path("/sys/fs/cgroup").rglob(mine)) if Cgroup.make else []
+
+
+def test_only_a_few_harmless_modules_are_in_the_stage():
+    with staged() as stage:
+        files = sorted(str(p.relative_to(stage)) for p in stage.rglob("*.py"))
+        texts = "".join((stage / file).read_text("utf-8") for file in files)
+    assert files == [
+        "course_lib/__init__.py",
+        "course_lib/checks/__init__.py",
+        "course_lib/checks/blame.py",
+        "course_lib/checks/run.py",
+        "course_lib/checks/script.py",
+        "course_lib/checks/served.py",
+        "course_lib/grading/__init__.py",
+        "course_lib/grading/child.py",
+        "course_lib/grading/lent.py",
+        "course_lib/grading/wire.py",
+        "start.py",
+    ]
+    assert "def pairs" not in texts
+    assert not stage.exists()
+
+
+def run_filter(program, machine, number):
+    """Interpret the BPF program on one system call: the value that it leaves with."""
+    steps = [struct.unpack("<HBBI", program[i : i + 8]) for i in range(0, len(program), 8)]
+    audit = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+    at, held = 0, 0
+    while True:
+        code, yes, no, k = steps[at]
+        at += 1
+        if code == 0x20:
+            held = audit[machine] if k == 4 else number
+        elif code == 0x06:
+            return k
+        else:
+            at += yes if (held == k if code == 0x15 else held >= k) else no
+
+
+@pytest.mark.parametrize("machine", FORBIDDEN)
+def test_the_filter_refuses_what_is_listed_and_nothing_else(machine):
+    program = seccomp_filter(machine)
+    listed = set(FORBIDDEN[machine].values())
+    for number in range(500):
+        assert run_filter(program, machine, number) == (0x50001 if number in listed else 0x7FFF0000)
+    assert run_filter(program, machine, (1 << 30) + 5) == 0x50001
+    other = next(m for m in FORBIDDEN if m != machine)
+    assert run_filter(program, other, 1) == 0x80000000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_filter_is_in_force(kind):
+    if platform.machine() not in FORBIDDEN:
+        pytest.skip(f"no table of system calls for {platform.machine()}")
+    source = "import ctypes\ndef f():\n    return ctypes.CDLL(None).ptrace(0, 0, 0, 0)\n"
+    backend = kind()
+    with staged() as stage, Session(backend, stage, {}) as session:
+        outcome = session.run("0.0", "f", source, [Case([Call()])])[0]
+    backend.close()
+    assert outcome.values == (-1,)
+
+
+def test_a_jail_holds_python_and_nothing_of_ours(tmp_path):
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("a jail is made by root")
+    with staged() as stage:
+        folder = chroot.build(stage)
+    try:
+        names = {p.name for p in folder.iterdir()}
+        assert [p.name for p in (folder / "proc").iterdir()] == ["cpuinfo"]
+        assert names <= {"tmp", "dev", "proc", "sys", "stage", "lib", "lib64", "usr", "etc",
+                         "bin", "opt",
+                         *(Path(p).parts[1] for p in (sys.prefix, sys.base_prefix))}  # fmt: skip
+        assert [p.name for p in (folder / "etc").iterdir()] in ([], ["ld.so.cache"])
+        assert not list(folder.rglob("claims.py"))
+        assert not list(folder.rglob("*.ipynb"))
+        assert list(folder.rglob("torch/__init__.py"))
+    finally:
+        chroot.shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_group_is_narrowed_to_what_it_holds_and_so_much_more(tmp_path, version):
+    """By the files of both versions; of version 2 only these, where the machine has version 1."""
+    names = {
+        1: ["memory.usage_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+        2: ["memory.current", "memory.max"],
+    }[version]
+    used, *limits = (tmp_path / name for name in names)
+    used.write_text("500\n")
+    for file in limits:
+        file.write_text("2000\n")
+    cached = "cache" if version == 1 else "file"
+    (tmp_path / "memory.stat").write_text(f"{cached} 200\nshmem 50\n")
+    group = Cgroup([tmp_path])
+    group.narrow(100)
+    assert {file.read_text() for file in limits} == {"450"}, "pages of files can be dropped"
+    group.narrow(None)
+    assert {file.read_text() for file in limits} == {"2000"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_knows_its_processor(kind):
+    """Without it, a conversion to float16 is an error of torch's, and not of the answer."""
+    source = "import torch\ndef f():\n    return torch.zeros(5, 5).to(torch.float16)\n"
+    backend = kind()
+    with staged() as stage, Session(backend, stage, {}) as session:
+        outcome = session.run("0.0", "f", source, [Case([Call()])])[0]
+    backend.close()
+    assert outcome.problem is None

@@ -1,0 +1,1 @@
+"""Shared by tests: attacks, made classes, the exercise bank, boards of the class kit."""

@@ -1,0 +1,25 @@
+"""The exercises, loaded once for all test modules, and lines for the end of the test report."""
+
+import functools
+
+import torch
+
+from course_tools.exercise_bank.load import load_bank, masters
+from tests.helpers.paths import ROOT
+
+#: What `conftest.py` prints after the tests: scores that a reader wants to see.
+SUMMARY: list[str] = []
+
+
+@functools.cache
+def bank():
+    torch.set_num_threads(1)  # children are forked: no pool of threads may exist
+    return load_bank(ROOT)
+
+
+def numbers():
+    return list(bank().exercises)
+
+
+def chapters():
+    return list(masters(ROOT))
