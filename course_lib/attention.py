@@ -10,13 +10,12 @@ in torch. A query or key that is not finite shows in the rows that may see it; a
 others, since 0 times infinity is NaN (fused kernels do the same). NumPy's warnings would say it a
 second time, so `inf - inf` and `0 * inf` do not warn here.
 
-`attention` runs them, `trace` keeps every intermediate table of a small example, so that a person
-can check it by hand. Boolean masks: True = may attend; rows are queries, columns are keys.
+`attention` runs them; `course_lib.trace` keeps every intermediate table of a small example.
+Boolean masks: True = may attend; rows are queries, columns are keys.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
@@ -24,15 +23,12 @@ import numpy as np
 import torch
 
 from course_lib.masks import Mask
-from course_lib.masks.conventions import Array
+from course_lib.validate import Array, check_floating, is_torch
 
 EmptyRows = Literal["error", "zeros"]
 
 #: Dtypes that are computed in float32 inside, as fused kernels do.
 _HALF = (torch.float16, torch.bfloat16, np.dtype(np.float16))
-
-#: Above this score `Trace.explain` subtracts the row's maximum before exp, to print short numbers.
-_SAFE_EXPONENT = 10.0
 
 
 def scores(q: Array, k: Array, scale: float | None = None) -> Array:
@@ -84,13 +80,13 @@ def masked_softmax(
         TypeError: if `scores` is not floating or `mask` not boolean.
         ValueError: if `mask` does not broadcast to `scores`, or for an empty row.
     """
-    _check_floating("scores", scores)
+    check_floating("scores", scores)
     if empty_rows not in ("error", "zeros"):
         raise ValueError(f"empty_rows: expected 'error' or 'zeros'; got {empty_rows!r}")
     if scores.ndim < 1:
         raise ValueError("scores: expected shape [..., Tq, Tk]; got a single number")
     xp = _library(scores)
-    visible = _visible(scores, mask)  # [..., Tq, Tk]
+    visible = visible_cells(scores, mask)  # [..., Tq, Tk]
     empty = ~xp.any(visible, axis=-1, keepdims=True)  # [..., Tq, 1]
     if empty_rows == "error" and bool(xp.any(empty)):
         raise ValueError(_empty_row_message(empty))
@@ -152,195 +148,33 @@ def attention(
     if dtype in _HALF:
         q, k, v = (_as_float32(x) for x in (q, k, v))
     s = scores(q, k, scale)  # [..., Tq, Tk]
-    visible = _resolve(mask, q_pos, s, q)
-    weights = masked_softmax(s, visible, empty_rows=empty_rows)
+    weights = masked_softmax(s, matrix_of(mask, s, q_pos), empty_rows=empty_rows)
     with np.errstate(invalid="ignore"):
         output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
     return _as_dtype(output, dtype), _as_dtype(weights, dtype)
 
 
-@dataclass(frozen=True)
-class Trace:
-    """Every table of one small attention computation; see `trace`.
-
-    Attributes:
-        tokens: labels of the T positions.
-        q: queries, [T, d_k].
-        k: keys, [T, d_k].
-        v: values, [T, d_v].
-        mask: bool [T, T], True = may attend.
-        raw: dot products, [T, T].
-        scaled: raw / sqrt(d_k), [T, T].
-        masked: scaled, with -inf where blocked, [T, T].
-        weights: softmax of masked, [T, T].
-        output: weights @ v, [T, d_v].
-    """
-
-    tokens: tuple[str, ...]
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    mask: np.ndarray
-    raw: np.ndarray
-    scaled: np.ndarray
-    masked: np.ndarray
-    weights: np.ndarray
-    output: np.ndarray
-
-    def row(self, token: str | int) -> int:
-        """The position of a token, given by its text (the first that matches) or as a number.
-
-        Raises:
-            ValueError: if there is no such token.
-        """
-        if isinstance(token, str) and token in self.tokens:
-            return self.tokens.index(token)
-        is_number = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        if is_number and 0 <= token < len(self.tokens):
-            return int(token)
-        raise ValueError(
-            f"token: expected one of {', '.join(self.tokens)} or a position from 0 to "
-            f"{len(self.tokens) - 1}; got {token!r}"
-        )
-
-    def powers(self, token: str | int) -> tuple[np.ndarray, float]:
-        """exp of a query's scores: what softmax divides by its sum.
-
-        Args:
-            token: the query, by text or position.
-
-        Returns:
-            ([T], 0 where blocked; the number that every score was lowered by, so that exp stays
-            finite: 0 unless the row's largest score is far from 0).
-        """
-        i = self.row(token)
-        visible = self.mask[i]
-        peak = float(self.scaled[i, visible].max()) if visible.any() else 0.0
-        shift = peak if _SAFE_EXPONENT < abs(peak) < math.inf else 0.0  # exp overflows near 710
-        return np.exp(np.where(visible, self.scaled[i] - shift, -np.inf)), shift
-
-    def explain(self, token: str | int) -> str:
-        """The five steps of one query, written out so that they can be checked by hand."""
-        i = self.row(token)
-        visible = np.flatnonzero(self.mask[i])
-        names = [self.tokens[j] for j in visible]
-        blocked = [t for j, t in enumerate(self.tokens) if not self.mask[i, j]]
-        root = math.sqrt(self.q.shape[-1])
-        lines = [
-            f"Query {i}, {self.tokens[i]!r}: q = {_vector(self.q[i])}",
-            f"may attend to: {', '.join(names) or 'nothing'}",
-            f"blocked:       {', '.join(blocked) or 'nothing'}",
-            "",
-            f"Steps 1 to 3: dot products with the keys, divided by sqrt(d_k) = {root:.4g}, masked",
-        ]
-        width = max(len(t) for t in self.tokens)
-        for j, name in enumerate(self.tokens):
-            products = " + ".join(f"{a:g}*{b:g}" for a, b in zip(self.q[i], self.k[j], strict=True))
-            end = f"{self.scaled[i, j]:.4f}" if self.mask[i, j] else "blocked, -inf"
-            lines.append(f"  {name:<{width}}  {products} = {self.raw[i, j]:g}  ->  {end}")
-        lines += ["", "Step 4: softmax over what is visible"]
-        if len(visible) == 0:
-            return "\n".join([*lines, "  nothing is visible: all weights are 0"])
-        powers, shift = self.powers(i)
-        powers = powers[visible]
-        if shift:
-            lines.append(f"  every score less the largest, {shift:.4f}, so that exp stays finite")
-        lines.append(f"  sum of exp: {' + '.join(f'{p:.4f}' for p in powers)} = {powers.sum():.4f}")
-        for name, p, j in zip(names, powers, visible, strict=True):
-            share = f"{p:.4f} / {powers.sum():.4f}"
-            lines.append(f"  {name:<{width}}  {share} = {self.weights[i, j]:.4f}")
-        lines += [
-            "",
-            "Step 5: the weighted sum of the visible values",
-            f"  output = {_vector(self.output[i], 4)}",
-        ]
-        return "\n".join(lines)
-
-
-def trace(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Mask | Array | None = None,
-    tokens: Sequence[Any] | None = None,
-    *,
-    empty_rows: EmptyRows = "error",
-) -> Trace:
-    """Run `attention` on one small sequence and keep every table.
-
-    Args:
-        q: queries, shape [T, d_k]; any floating array of NumPy or torch.
-        k: keys, shape [T, d_k].
-        v: values, shape [T, d_v].
-        mask: as for `attention`; None for standard attention.
-        tokens: T labels; "0", "1", ... if not given.
-        empty_rows: see `masked_softmax`.
-
-    Returns:
-        The `Trace`, in NumPy float64.
-
-    Raises:
-        TypeError: if an array is not floating.
-        ValueError: if the arrays are not 2-D or their lengths differ, or for an empty row that
-            nobody asked for.
-    """
-    arrays = {}
-    for name, array in (("q", q), ("k", k), ("v", v)):
-        _check_floating(name, array)
-        array = array.detach().cpu().double().numpy() if _is_torch(array) else array
-        arrays[name] = array.astype(np.float64)
-        if array.ndim != 2 or len(array) != len(q):
-            raise ValueError(
-                f"{name}: expected shape [T, d] with the T of q; got {list(array.shape)}"
-            )
-    q, k, v = arrays.values()
-    labels = tuple(map(str, range(len(q)) if tokens is None else tokens))
-    if len(labels) != len(q):
-        raise ValueError(f"tokens: expected {len(q)} labels; got {len(labels)}")
-    scaled = scores(q, k)
-    if _is_torch(mask):
-        mask = mask.detach().cpu().numpy()
-    visible = _visible(scaled, _resolve(mask, None, scaled, q))
-    output, weights = attention(q, k, v, visible, empty_rows=empty_rows)
-    return Trace(
-        tokens=labels,
-        q=q,
-        k=k,
-        v=v,
-        mask=visible,
-        raw=scores(q, k, scale=1.0),
-        scaled=scaled,
-        masked=np.where(visible, scaled, -np.inf),
-        weights=weights,
-        output=output,
-    )
-
-
 # --- checks ------------------------------------------------------------------------------------
-
-
-def _is_torch(array: Any) -> bool:
-    return isinstance(array, torch.Tensor)
 
 
 def _library(array: Array) -> ModuleType:
     """The module (NumPy or torch) whose functions work on `array`; both take axis, keepdims."""
-    return torch if _is_torch(array) else np
+    return torch if is_torch(array) else np
 
 
 def _as_float32(array: Array) -> Array:
-    return _as_dtype(array, torch.float32 if _is_torch(array) else np.float32)
+    return _as_dtype(array, torch.float32 if is_torch(array) else np.float32)
 
 
 def _as_dtype(array: Array, dtype: Any) -> Array:
-    return array.to(dtype) if _is_torch(array) else array.astype(dtype, copy=False)
+    return array.to(dtype) if is_torch(array) else array.astype(dtype, copy=False)
 
 
-def _resolve(
-    mask: Mask | Array | None, q_pos: Sequence[int] | Array | None, s: Array, q: Array
+def matrix_of(
+    mask: Mask | Array | None, scores: Array, q_pos: Sequence[int] | Array | None = None
 ) -> Array | None:
-    """The boolean array behind `mask` for scores `s` [..., Tq, Tk]."""
-    n_queries, n_keys = s.shape[-2:]
+    """The boolean array behind `mask` for scores [..., Tq, Tk]; see `attention` for `q_pos`."""
+    n_queries, n_keys = scores.shape[-2:]
     if not isinstance(mask, Mask):
         if q_pos is not None:
             raise ValueError("q_pos: only a Mask has use for positions; mask is not one")
@@ -361,13 +195,13 @@ def _resolve(
         raise TypeError(f"q_pos: expected {n_queries} positions; got {type(q_pos).__name__}")
     if len(q_pos) != n_queries:
         raise ValueError(f"q_pos: expected {n_queries} positions; got {len(q_pos)}")
-    if _is_torch(q):
-        return mask.tensor(torch.as_tensor(q_pos, device=q.device), n_keys)
+    if is_torch(scores):
+        return mask.tensor(torch.as_tensor(q_pos, device=scores.device), n_keys)
     matrix = mask.matrix(q_pos, n_keys)
-    return matrix.cpu().numpy() if _is_torch(matrix) else matrix
+    return matrix.cpu().numpy() if is_torch(matrix) else matrix
 
 
-def _visible(s: Array, mask: Array | None) -> Array:
+def visible_cells(s: Array, mask: Array | None) -> Array:
     """`mask` checked and stretched to the shape of the scores `s`."""
     xp = _library(s)
     if mask is None:
@@ -377,7 +211,7 @@ def _visible(s: Array, mask: Array | None) -> Array:
             "mask: expected a boolean array, True = may attend (course_lib.masks.from_additive "
             f"converts a 0 / -inf bias); got {getattr(mask, 'dtype', type(mask).__name__)}"
         )
-    if _is_torch(mask) != _is_torch(s):
+    if is_torch(mask) != is_torch(s):
         raise TypeError("mask: expected the library of the scores (NumPy or torch), not the other")
     try:
         return xp.broadcast_to(mask, s.shape)
@@ -390,7 +224,7 @@ def _visible(s: Array, mask: Array | None) -> Array:
 
 def _empty_row_message(empty: Array) -> str:
     """Name the first empty row; `empty` has shape [..., Tq, 1]."""
-    where = torch.nonzero(empty)[0] if _is_torch(empty) else np.argwhere(empty)[0]
+    where = torch.nonzero(empty)[0] if is_torch(empty) else np.argwhere(empty)[0]
     *lead, row = [int(i) for i in where][:-1] or [0]
     return (
         f"mask: query row {row}{f' of {lead}' if lead else ''} may attend to no key. "
@@ -399,25 +233,15 @@ def _empty_row_message(empty: Array) -> str:
     )
 
 
-def _check_floating(name: str, array: Any) -> None:
-    if _is_torch(array):
-        fine = array.is_floating_point()
-    else:
-        fine = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating)
-    if not fine:
-        kind = array.dtype if hasattr(array, "dtype") else type(array).__name__
-        raise TypeError(f"{name}: expected a floating NumPy array or torch tensor; got {kind}")
-
-
 def _check_pair(name_a: str, a: Any, name_b: str, b: Any) -> None:
-    _check_floating(name_a, a)
-    _check_floating(name_b, b)
-    if _is_torch(a) != _is_torch(b) or a.dtype != b.dtype:
+    check_floating(name_a, a)
+    check_floating(name_b, b)
+    if is_torch(a) != is_torch(b) or a.dtype != b.dtype:
         raise TypeError(
             f"{name_b}: expected the library and dtype of {name_a} "
             f"({type(a).__name__}, {a.dtype}); got {type(b).__name__}, {b.dtype}"
         )
-    if _is_torch(a) and a.device != b.device:
+    if is_torch(a) and a.device != b.device:
         raise ValueError(f"{name_b}: expected device {a.device}, where {name_a} is; got {b.device}")
     for name, array in ((name_a, a), (name_b, b)):
         if array.ndim < 2:
@@ -434,8 +258,3 @@ def _check_leading(name: str, first: Array, array: Array, *others: Array) -> Non
             f"{name}: expected leading axes that broadcast with "
             f"{' and '.join(str(list(shape)) for shape in given)}; got {list(array.shape[:-2])}"
         ) from None
-
-
-def _vector(values: np.ndarray, digits: int | None = None) -> str:
-    shown = (f"{x:g}" if digits is None else f"{x:.{digits}f}" for x in values)
-    return f"[{', '.join(shown)}]"

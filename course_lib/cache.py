@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 
 class Held(NamedTuple):

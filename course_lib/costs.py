@@ -4,7 +4,7 @@ Bytes are bytes (1 GB = 10**9, 1 GiB = 2**30); a multiplication and the addition
 count as two operations.
 """
 
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 
 def kv_cache_bytes(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from course_lib.cache import Cache, all_or_nothing
 from course_lib.gpt import GPT, evaluating
 from course_lib.lesson import progress
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 
 def generate(

@@ -101,8 +101,8 @@ def test_the_version_stands_once_in_code_and_once_in_pyproject():
 # --- the floors ----------------------------------------------------------------------------------
 
 FLOORS = [
-    {"palette", "example", "masks", "project"},
-    {"attention", "cache", "costs", "language"},
+    {"palette", "example", "masks", "project", "validate"},
+    {"attention", "trace", "cache", "costs", "language"},
     {"lesson", "gpt", "gpt2", "training", "generation", "leaks", "audit", "flash", "sources"},
     {
         "plot",

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from course_lib.attention import Trace, trace
 from course_lib.explorers.base import (
     MOST_TOKENS,
     Explorer,
@@ -21,7 +20,8 @@ from course_lib.explorers.base import (
 from course_lib.figures.plot import Figure
 from course_lib.figures.traces import compare_view
 from course_lib.masks import Mask, causal
-from course_lib.masks.conventions import Array
+from course_lib.trace import Trace, trace
+from course_lib.validate import Array
 
 VIEWS = ("weights", "outputs")
 

@@ -29,8 +29,7 @@ from course_lib.explorers.base import (
 from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, VISIBLE, WEIGHT_SCALE
 from course_lib.figures.plot import Figure, legend_below
 from course_lib.masks import Mask, Tile, causal
-from course_lib.masks.conventions import Array
-from course_lib.masks.rule import check_count
+from course_lib.validate import Array, check_count
 
 Floats = NDArray[np.float64]
 

@@ -33,7 +33,7 @@ from course_lib.figures.plot import lines
 from course_lib.generation import Sampling, generate, probabilities
 from course_lib.gpt import GPT
 from course_lib.language import Language
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 #: Words whose probability is shown at each step.
 _SHOWN = 6

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from course_lib.attention import Trace, trace
 from course_lib.explorers.base import (
     Explorer,
     State,
@@ -19,7 +18,8 @@ from course_lib.explorers.base import (
 from course_lib.figures.plot import Figure, grid
 from course_lib.figures.traces import mask_view
 from course_lib.masks import Mask, causal
-from course_lib.masks.conventions import Array
+from course_lib.trace import Trace, trace
+from course_lib.validate import Array
 
 VIEWS = ("mask", "raw", "scaled", "masked", "weights")
 #: Numbers of a row that are spoken; the others are in the picture.

@@ -2,9 +2,9 @@
 
 Training takes a minute and the explorer has to open at once, so the two models of chapter 1 are
 trained here, once, with that chapter's settings and seeds, and what they did is stored beside
-this file. `tests/course_lib/explorers/test_generation.py` compares the stored losses and texts with the ones
-that chapter 1 prints (nbval computes those anew each time), and the stored words with the stored
-logits. To train again and compare every number, or to write the file anew:
+this file. `tests/course_lib/explorers/test_generation.py` compares the stored losses and texts with
+the ones that chapter 1 prints (nbval computes those anew each time), and the stored words with the
+stored logits. To train again and compare every number, or to write the file anew:
 
     python -m course_lib.explorers.recordings --check
     python -m course_lib.explorers.recordings

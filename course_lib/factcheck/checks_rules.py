@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_lib.attention import attention, masked_softmax, scores, trace
+from course_lib.attention import attention, masked_softmax, scores
 from course_lib.cache import ConcatCache
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.factcheck.checks_tables import softmax
@@ -23,6 +23,7 @@ from course_lib.factcheck.record import Claim, parse
 from course_lib.language import toy
 from course_lib.leaks import influence
 from course_lib.masks import Mask, causal, full, open_rows, prefix_lm
+from course_lib.trace import trace
 from course_lib.training import shift
 
 WORDS = ("The", "cat", "sat", "on", "the", "mat")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from course_lib.attention import Trace, trace
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.factcheck.finding import Finding, check, either
 from course_lib.factcheck.record import (
@@ -18,6 +17,7 @@ from course_lib.factcheck.record import (
     parse,
 )
 from course_lib.masks import causal, full
+from course_lib.trace import Trace, trace
 
 Rows = Sequence[ArrayLike]
 

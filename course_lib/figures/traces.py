@@ -5,9 +5,9 @@ Chapters 2 and 3 show them; every number comes from a `Trace`, so none is comput
 
 import numpy as np
 
-from course_lib.attention import Trace
 from course_lib.figures.plot import Figure, Grid, grids
 from course_lib.lesson import listed
+from course_lib.trace import Trace
 
 
 def mask_view(trace: Trace, token: str | int) -> Figure:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 
 def launch(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 300) -> list:

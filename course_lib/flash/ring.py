@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from course_lib.masks import causal
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 Split = Literal["zigzag", "contiguous"]
 

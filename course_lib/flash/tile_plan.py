@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from course_lib.masks import Mask, Tile
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 
 @dataclass(frozen=True)

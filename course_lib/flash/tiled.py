@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from course_lib.masks import Mask, Tile, causal
-from course_lib.masks.conventions import Array
-from course_lib.masks.rule import check_count
+from course_lib.validate import Array, check_count
 
 #: Queries and keys a tile, and the most keys of one product of merged tiles. Measured: smaller
 #: tiles lose time in calls; larger ones compute more for nothing along the edge of a mask.

@@ -29,7 +29,7 @@ from course_lib.flash.triton_backward import delta_kernel, keys_kernel, queries_
 from course_lib.flash.triton_decode import merge_kernel, split_kernel
 from course_lib.flash.triton_forward import CAUSAL, FULL, TILES, forward_kernel
 from course_lib.masks import Mask, causal, full
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 #: Whether the kernels run in Triton's interpreter (decided when they were defined).
 INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)

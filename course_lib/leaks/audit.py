@@ -30,7 +30,7 @@ from course_lib.attention import attention
 from course_lib.gpt import GPT
 from course_lib.leaks.influence import LeakError, assert_causal
 from course_lib.masks import Mask, causal
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 Verdict = Literal["pass", "FAIL", "n/a"]
 #: (tokens [B, T]) -> outputs [B, T, ...].

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from course_lib.masks import Mask, causal
-from course_lib.masks.rule import check_count
+from course_lib.validate import check_count
 
 Function = Callable[[Any], Any]
 Method = Literal["perturbation", "gradient"]

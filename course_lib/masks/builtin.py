@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_lib.masks.conventions import Array
-from course_lib.masks.rule import Mask, as_array, check_count, is_integer, lookup
+from course_lib.masks.rule import Mask, lookup
+from course_lib.validate import Array, as_array, check_count, is_integer
 
 
 def full() -> Mask:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-Array = NDArray[Any] | torch.Tensor
+from course_lib.validate import Array
 
 #: Fills in use for "blocked": -inf, the lowest float, -1e9, -1e4. Anything as low counts.
 BLOCKING_BIAS = -1e4

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from course_lib.masks.conventions import Array, to_additive
+from course_lib.masks.conventions import to_additive
+from course_lib.validate import Array, as_array, check_count, is_integer
 
 #: A count n (meaning positions 0..n-1) or a 1-D integer array of absolute positions.
 Positions = int | Sequence[int] | Array
@@ -338,30 +339,6 @@ def _positions(name: str, positions: Positions) -> Array:
     if len(array) and int(array.min()) < 0:
         raise ValueError(f"{name}: positions are absolute, so at least 0; got {int(array.min())}")
     return array
-
-
-def as_array(name: str, values: Any) -> NDArray[Any]:
-    """A new NumPy array; nested lists must have rows of one length."""
-    try:
-        return np.array(values)
-    except ValueError:
-        raise ValueError(f"{name}: expected rows of one length; got rows that differ") from None
-
-
-def is_integer(array: Array) -> bool:
-    """Whether the dtype is an integer one (booleans do not count)."""
-    if isinstance(array, torch.Tensor):
-        return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
-    return np.issubdtype(array.dtype, np.integer)
-
-
-def check_count(name: str, value: int, least: int) -> int:
-    """A checked integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected an integer; got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}; got {value}")
-    return int(value)
 
 
 def _to_numpy(array: Array) -> NDArray[Any]:

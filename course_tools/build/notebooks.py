@@ -24,11 +24,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from course_lib.attention import trace
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.figures.traces import mask_view
 from course_lib.lesson import QUIET
 from course_lib.masks import causal
+from course_lib.trace import trace
 from course_tools.build import exercises
 from course_tools.project import Chapter, Project
 

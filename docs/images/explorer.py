@@ -10,10 +10,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from course_lib.attention import trace
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers import MaskExplorer
 from course_lib.masks import causal
+from course_lib.trace import trace
 
 HERE = Path(__file__).parent
 

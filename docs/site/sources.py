@@ -28,7 +28,7 @@ LIBRARY = (
         "Masks and the example",
         ("masks.rule", "masks.builtin", "masks.conventions", "example"),
     ),
-    ("attention", "Attention, caches, costs", ("attention", "cache", "costs")),
+    ("attention", "Attention, caches, costs", ("attention", "trace", "cache", "costs")),
     (
         "models",
         "Language, models, generation",
@@ -36,7 +36,11 @@ LIBRARY = (
     ),
     ("leaks", "Finding leaks", ("leaks.influence", "leaks.audit")),
     ("flash", "Attention without the matrix", ("flash.tiled", "flash.backends", "flash.ring")),
-    ("pages", "Pictures and notebooks", ("figures.plot", "figures.traces", "explorers", "lesson", "checks")),
+    (
+        "pages",
+        "Pictures and notebooks",
+        ("figures.plot", "figures.traces", "explorers", "lesson", "checks"),
+    ),
 )
 
 

@@ -124,7 +124,7 @@ for name, ours in computed.items():
 # Cover the lower half, compute the three weights, and compare.
 
 # %%
-from course_lib.attention import trace
+from course_lib.trace import trace
 
 sentence = trace(Q, K, V, causal(), TOKENS)
 print(sentence.explain("sat"))

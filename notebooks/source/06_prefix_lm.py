@@ -23,7 +23,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from course_lib.attention import attention, trace
+from course_lib.attention import attention
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.figures.masks import visited_share
 from course_lib.figures.plot import Grid, grids, lines
@@ -42,6 +42,7 @@ from course_lib.masks import (
     sinks,
     sliding_window,
 )
+from course_lib.trace import trace
 from course_lib.training import evaluate, shift, token_losses, train
 
 torch.set_num_threads(1)  # the models are so small that more threads only wait for each other

@@ -45,7 +45,7 @@ except ImportError:  # there are no wheels for macOS and Windows
 
 HAVE_TRITON = hasattr(triton, "cdiv")
 
-from course_lib.attention import attention, trace
+from course_lib.attention import attention
 from course_lib.costs import (
     attention_bytes,
     attention_flops,
@@ -73,6 +73,7 @@ from course_lib.gpt import GPT, GPTConfig
 from course_lib.leaks import LeakError, assert_causal
 from course_lib.lesson import expected_error, table
 from course_lib.masks import Tile, causal, full, prefix_lm, sinks, sliding_window
+from course_lib.trace import trace
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from course_lib.attention import trace
 from course_lib.checks.script import Call, Case, Outcome
 from course_lib.example import K, Q, V
 from course_lib.masks import causal, full, prefix_lm, sinks, sliding_window
+from course_lib.trace import trace
 from course_tools.exercise_bank.assertions import (
     as_array,
     as_tuple,

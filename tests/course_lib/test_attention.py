@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_lib.attention import attention, masked_softmax, scores, trace
+from course_lib.attention import attention, masked_softmax, scores
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.masks import causal, not_padding, prefix_lm, sliding_window
+from course_lib.trace import trace
 
 # Half precision is computed in float32 inside and rounded once at the end: one unit in the last
 # place of values up to about 4.

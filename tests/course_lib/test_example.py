@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from course_lib import example
-from course_lib.attention import attention, masked_softmax, trace
+from course_lib.attention import attention, masked_softmax
 from course_lib.example import FOUR_SCORES, PUBLISHED, TOKENS, K, Q, V
 from course_lib.masks import causal
+from course_lib.trace import trace
 
 CAUSAL = trace(Q, K, V, causal(), TOKENS)
 STANDARD = trace(Q, K, V, None, TOKENS)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from course_lib import masks
-from course_lib.attention import trace
 from course_lib.cache import RingCache
 from course_lib.costs import kv_cache_bytes
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.flash import ring as rings
 from course_lib.masks import Tile, causal, not_padding
+from course_lib.trace import trace
 
 
 def board(expression: str) -> str:

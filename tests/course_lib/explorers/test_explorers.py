@@ -18,7 +18,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from course_lib import explorers
-from course_lib.attention import attention, trace
+from course_lib.attention import attention
 from course_lib.codewalk import walk
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers import CodeWalk, CompareExplorer, FlashExplorer, MaskExplorer
@@ -27,6 +27,7 @@ from course_lib.explorers.style import contrast, ink_on, scale, stylesheet
 from course_lib.explorers.walk import names_read
 from course_lib.figures.palette import DARK, LIGHT
 from course_lib.masks import Mask, causal, sliding_window
+from course_lib.trace import trace
 from tests.helpers.paths import ROOT
 
 STATIC = ROOT / "course_lib" / "explorers" / "static"

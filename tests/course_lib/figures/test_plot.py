@@ -8,7 +8,6 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 
-from course_lib.attention import trace
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers.base import _any_text
 from course_lib.figures import palette
@@ -16,6 +15,7 @@ from course_lib.figures.cache import Key, cache_view
 from course_lib.figures.plot import _WEIGHTS, Figure, grid, grids, ink_on, lines
 from course_lib.figures.traces import compare_view, mask_view
 from course_lib.masks import causal
+from course_lib.trace import trace
 
 CAUSAL = trace(Q, K, V, causal(), TOKENS)
 STANDARD = trace(Q, K, V, None, TOKENS)

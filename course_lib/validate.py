@@ -1,0 +1,57 @@
+"""Argument checks that the whole library shares.
+
+Each error names the argument, what was expected and what came.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+#: What most functions take: an array of NumPy or a tensor.
+Array = NDArray[Any] | torch.Tensor
+
+
+def is_torch(array: Any) -> bool:
+    """Whether it is a tensor (else it is treated as an array of NumPy)."""
+    return isinstance(array, torch.Tensor)
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """A new NumPy array; nested lists must have rows of one length."""
+    try:
+        return np.array(values)
+    except ValueError:
+        raise ValueError(f"{name}: expected rows of one length; got rows that differ") from None
+
+
+def is_integer(array: Array) -> bool:
+    """Whether the dtype is an integer one (booleans do not count)."""
+    if isinstance(array, torch.Tensor):
+        return not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+    return np.issubdtype(array.dtype, np.integer)
+
+
+def check_count(name: str, value: int, least: int) -> int:
+    """A checked integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer; got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}; got {value}")
+    return int(value)
+
+
+def check_floating(name: str, array: Any) -> None:
+    """Refuse what is not a floating array of NumPy or torch.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if is_torch(array):
+        fine = array.is_floating_point()
+    else:
+        fine = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating)
+    if not fine:
+        kind = array.dtype if hasattr(array, "dtype") else type(array).__name__
+        raise TypeError(f"{name}: expected a floating NumPy array or torch tensor; got {kind}")
