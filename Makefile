@@ -48,7 +48,7 @@ test-mutants: .venv/dev-ready
 
 test-recordings: .venv/dev-ready
 	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"
-	$(BIN)/python -c "from course_lib.explorers.recordings import main; main(['--check'])"
+	$(BIN)/python -m course_tools.build.recordings --check
 
 site: .venv/site-ready
 	@echo "== the web site (under a minute)"

@@ -1,16 +1,9 @@
-"""Real runs behind the generation explorer: what a model reads, says and keeps (chapter 5).
+"""What stands behind the generation explorer: runs of a model, position by position (chapter 5).
 
 Training takes a minute and the explorer has to open at once, so the two models of chapter 1 are
-trained here, once, with that chapter's settings and seeds, and what they did is stored beside
-this file. `tests/course_lib/explorers/test_generation.py` compares the stored losses and texts with
-the ones that chapter 1 prints (nbval computes those anew each time), and the stored words with the
-stored logits. To train again and compare every number, or to write the file anew:
-
-    python -m course_lib.explorers.recordings --check
-    python -m course_lib.explorers.recordings
+trained once, by `course_tools.build.recordings`, and what they did is stored beside this file.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,22 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from course_lib.costs import kv_cache_bytes
-from course_lib.generation import generate
-from course_lib.gpt import GPT, GPTConfig, evaluating
+from course_lib.gpt import GPT, evaluating
 from course_lib.language import Language, toy
-from course_lib.training import evaluate, train
 
 FILE = Path(__file__).parent / "data" / "generation.json"
-
-# The settings of chapter 1.
-LENGTH = 24
-STEPS = 500
-MASKING = {"honest": "always", "cheater": "never"}
-TEXTS = 1000
-#: How many of the texts that chapter 1 prints are stored, and how many new words of each.
-STORED, NEW_WORDS = 3, 12
-#: What both models read under a teacher.
-READS = "The cat sat on the mat . The dogs are hungry . The"
 
 
 @dataclass(frozen=True)
@@ -99,49 +80,18 @@ def record_reading(model: GPT, tokens: Sequence[int]) -> Run:
     return _run(model, text, len(text) - 1, logits, np.zeros((len(logits), len(logits))))
 
 
-def record(steps: int = STEPS, texts: int = TEXTS, held_out: int = 2000) -> dict[str, Any]:
-    """Train both models of chapter 1 and record what they do; about a minute on one core.
-
-    Args:
-        steps: updates of each model.
-        texts: how many texts each model writes.
-        held_out: how many texts each model is measured on.
-
-    Returns:
-        Data as `load` returns it, as plain lists.
-    """
-    language = toy()
-
-    def draw(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        return language.sample(n, LENGTH + 1, rng)
-
-    first_words = language.sample(texts, 1, np.random.default_rng(3))
-    data: dict[str, Any] = {"floor": round(language.floor(LENGTH + 1), 6), "models": {}}
-    for name, masking in MASKING.items():
-        sizes = GPTConfig(len(language.words), LENGTH, layers=2, heads=4, width=48)
-        model = GPT(sizes, np.random.default_rng(0), masking=masking)
-        history = train(
-            model, draw, steps=steps, batch_size=64, rng=np.random.default_rng(1),
-            learning_rate=5e-3, description=f"training the {name} model",
-        )  # fmt: skip
-        measured = evaluate(model, draw, n=held_out, rng=np.random.default_rng(2))
-        written = generate(model, first_words, LENGTH, rng=np.random.default_rng(4)).numpy()
-        at, losses = history.smoothed(min(10, steps))
-        data["models"][name] = {
-            "curve": [at.astype(int).tolist(), np.round(losses, 4).tolist()],
-            "loss": round(measured.mean, 6),
-            "standard_error": round(measured.standard_error, 6),
-            "grammatical": round(float(language.legal(written).mean()), 6),
-            "writes": [
-                _plain(record_writing(model, text[: NEW_WORDS + 1], 1)) for text in written[:STORED]
-            ],
-            "reads": _plain(record_reading(model, language.encode(READS))),
-        }
-    return data
+def to_json(run: Run) -> dict[str, Any]:
+    """A run as JSON: numbers rounded to what decides, booleans as rows of 0 and 1."""
+    plain = asdict(run)
+    plain["tokens"] = run.tokens.tolist()
+    plain["logits"] = (np.round(run.logits, 4) + 0.0).tolist()
+    plain["moved"] = (np.round(run.moved, 4) + 0.0).tolist()
+    plain["visible"] = ["".join("01"[int(cell)] for cell in row) for row in run.visible]
+    return plain
 
 
 def load() -> dict[str, Any]:
-    """What `record` stored, with `Run`s for the texts.
+    """The recorded models of chapter 1, with `Run`s for the texts.
 
     Returns:
         `floor` (nats a word) and `models`: for "honest" and "cheater" the training `curve`
@@ -158,47 +108,6 @@ def load() -> dict[str, Any]:
 def language_of_recording() -> Language:
     """The language that the recorded models were trained on."""
     return toy()
-
-
-def differences(one: Any, other: Any, tolerance: float, path: str = "") -> list[str]:
-    """Where two recordings differ: by structure, by text, or by more than a tolerance.
-
-    Args:
-        one: as `record` returns it.
-        other: likewise.
-        tolerance: greatest difference of numbers that does not count.
-        path: where in the recordings these two parts stand.
-
-    Returns:
-        One line for each difference.
-    """
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [d for k in one for d in differences(one[k], other[k], tolerance, f"{path}/{k}")]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, tolerance, f"{path}/{i}")]
-    if isinstance(one, float) and isinstance(other, (int, float)):
-        same = abs(one - other) <= tolerance
-    else:
-        same = one == other
-    return [] if same else [f"{path}: {one} and {other}"]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the recording, or with `--check` make it again and compare."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="compare and write nothing")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    fresh = record()
-    if options.check:
-        found = differences(json.loads(FILE.read_text("utf-8")), fresh, tolerance=2e-3)
-        if found:
-            raise SystemExit("the recording differs:\n" + "\n".join(found[:20]))
-        print("the recording is what the models do")
-        return
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(fresh, separators=(",", ":")) + "\n", "utf-8")
 
 
 # --- inside --------------------------------------------------------------------------------------
@@ -234,16 +143,6 @@ def _run(
     return Run(text, first, logits, visible, moved, each)
 
 
-def _plain(run: Run) -> dict[str, Any]:
-    """A run as JSON: numbers rounded to what decides, booleans as rows of 0 and 1."""
-    plain = asdict(run)
-    plain["tokens"] = run.tokens.tolist()
-    plain["logits"] = (np.round(run.logits, 4) + 0.0).tolist()
-    plain["moved"] = (np.round(run.moved, 4) + 0.0).tolist()
-    plain["visible"] = ["".join("01"[int(cell)] for cell in row) for row in run.visible]
-    return plain
-
-
 def _unplain(plain: dict[str, Any]) -> Run:
     return Run(
         tokens=np.array(plain["tokens"], dtype=np.int64),
@@ -253,7 +152,3 @@ def _unplain(plain: dict[str, Any]) -> Run:
         moved=np.array(plain["moved"]),
         bytes_each=plain["bytes_each"],
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 from course_lib.costs import roofline
 from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, SERIES, VISIBLE, WEIGHT_SCALE
 from course_lib.figures.plot import Figure, legend_below
+from course_lib.flash.online import OnlineTrace
 from course_lib.masks import Mask, Tile
 
 #: Where recorded runs lie: in the installed package, or in a working copy.
@@ -139,6 +140,99 @@ def _draw_walk(ax: Axes, matrix: np.ndarray, kinds: np.ndarray, block_q: int, bl
     ax.set_xlabel("keys", color=MUTED, fontsize=9)
     ax.set_ylabel("queries", color=MUTED, fontsize=9)
     ax.spines[:].set_visible(False)
+
+
+def flash_view(
+    trace: OnlineTrace,
+    tokens: Sequence[str],
+    row: int,
+    block_q: int,
+    block_k: int,
+    words: Sequence[str] = (),
+) -> Figure:
+    """The static view: which tiles are visited in which order, and a row's sum along them.
+
+    Args:
+        trace: from `online_trace`.
+        tokens: T labels.
+        row: the query whose running numbers are listed.
+        block_q: as for `online_trace`.
+        block_k: as for `online_trace`.
+        words: sentences that end the description.
+
+    Returns:
+        The figure: tiles on the left, the row's maximum and sum after each key block on the right.
+    """
+    canvas = Canvas(figsize=(8.2, 3.4))
+    left, right = canvas.subplots(1, 2, width_ratios=(1, 1.25))
+    _draw_visits(left, trace, tokens, row, block_q, block_k)
+    visited = [j for i, j in trace.order if i == row // block_q]
+    lines = [["keys", "max m", "sum l", "factor"]]
+    for j in visited:
+        keys = tokens[j * block_k : (j + 1) * block_k]
+        m, new = trace.m[row, j : j + 2]
+        factor = "" if np.isinf(m) or np.isinf(new) else format_number(np.exp(m - new))
+        name = keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
+        lines.append([name, format_number(new), format_number(trace.l[row, j + 1]), factor])
+    shown = lines[:9]
+    table = right.table(shown, loc="upper center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.scale(1, 1.35)
+    for cell in table.get_celld().values():
+        cell.get_text().set_parse_math(False)
+    right.set_axis_off()
+    right.set_title(f"row {tokens[row]}, tile by tile", fontsize=10.5, parse_math=False)
+    legend_below(canvas, [
+        Patch(facecolor=VISIBLE, edgecolor=RULE, label="full tile"),
+        Patch(facecolor=WEIGHT_SCALE[1], edgecolor=RULE, label="partial tile"),
+        Patch(facecolor=BLOCKED, edgecolor=RULE, hatch="////", label="empty, skipped"),
+    ])  # fmt: skip
+    canvas.tight_layout()
+    tiles = trace.tiles
+    alt = (
+        f"{tiles.shape[0]} by {tiles.shape[1]} tiles of {block_q} queries and {block_k} keys: "
+        f"{int((tiles == Tile.FULL).sum())} full, {int((tiles == Tile.PARTIAL).sum())} partial, "
+        f"{int((tiles == Tile.EMPTY).sum())} empty and skipped; the others carry the number of "
+        f"their visit. {' '.join(words[:8])}"
+    )
+    return Figure(canvas, alt)
+
+
+def _draw_visits(
+    ax: Axes, trace: OnlineTrace, tokens: Sequence[str], row: int, block_q: int, block_k: int
+) -> None:
+    n = len(tokens)
+    visit = {tile: number for number, tile in enumerate(trace.order, 1)}
+    faces = {Tile.EMPTY: BLOCKED, Tile.PARTIAL: WEIGHT_SCALE[1], Tile.FULL: VISIBLE}
+    for (i, j), tile in np.ndenumerate(trace.tiles):
+        x, y = j * block_k, i * block_q
+        wide, high = min(block_k, n - x), min(block_q, n - y)
+        hatch = "////" if tile == Tile.EMPTY else None
+        ax.add_patch(Rectangle((x, y), wide, high, facecolor=faces[Tile(tile)], edgecolor=RULE,
+                               hatch=hatch))  # fmt: skip
+        ink = "#FFFFFF" if tile == Tile.FULL else INK
+        text = visit.get((i, j), "")
+        ax.text(x + wide / 2, y + high / 2, text, ha="center", va="center", fontsize=9, color=ink)
+    ax.add_patch(Rectangle((0, row), n, 1, fill=False, edgecolor=INK, linewidth=2))
+    ax.set_xlim(0, n)
+    ax.set_ylim(n, 0)
+    ax.set_aspect("equal")
+    every = -(-n // 16)
+    literal = {"fontsize": 8, "parse_math": False}  # a dollar in a token is no formula
+    ax.set_xticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
+    ax.set_yticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("key", color=MUTED, fontsize=9)
+    ax.xaxis.set_label_position("top")
+    ax.set_ylabel("query", color=MUTED, fontsize=9)
+
+
+def format_number(x: float) -> str:
+    """A running number of the online softmax, with four decimals."""
+    return "-inf" if np.isinf(x) else f"{round(float(x), 4) + 0.0:.4f}"
 
 
 def roofline_view(
