@@ -1,16 +1,19 @@
 """The shared library of the course on causal attention.
 
-Read it floor by floor; imports only go down:
+Read it floor by floor; imports only go down (import-linter holds that: `pyproject.toml`):
 
-1. `example`, `masks`, `validate`: the running sentence, the one idea (a mask is a rule on
-   positions), and the argument checks that all share.
-2. `attention`, `trace`, `cache`, `costs`, `language`: the five steps, what is kept between them and
-   what they cost, and a toy language whose entropy is known exactly.
-3. `gpt`, `training`, `generation`, `leaks`, `audit`, `lesson`: a small model, and how to catch one
-   that peeks; helpers of the notebooks. `sources`: the claims of appendix B, and their checks.
-4. `plot`, `views` (one module a chapter where it needs its own), `codewalk`: pictures.
-5. `checks`, `colab`: what exercises and setup cells call; for authors and teachers only, `build`,
-   `grading`, `links`, `cli`.
+1. `example`, `masks`: the running sentence, and the one idea, a mask is a rule on positions;
+   `validate` checks arguments.
+2. `attention`, `trace`, `cache`, `costs`, `language`: the five steps and every table on the way,
+   what is kept between them and what they cost, and a toy language whose entropy is known exactly.
+3. `gpt`: a small model.
+4. `training`, `generation`, `gpt2`, `leaks`, `flash`, `lesson`: what is done with it, how to catch
+   a model that peeks, attention without its matrix, and helpers of the notebooks.
+5. `figures`: pictures, one module a topic.
+6. `explorers`, `codewalk`, `checks`, `colab`, `factcheck`: what readers touch, what exercises and
+   setup cells call, and the claims of appendix B.
+
+What authors and teachers run is `course_tools`.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The repo agrees with itself: environments, links, citations, floors, versions."""
+"""The repo agrees with itself: environments, modules, links, citations, versions."""
 
 import ast
 import json
@@ -98,52 +98,18 @@ def test_the_version_stands_once_in_code_and_once_in_pyproject():
     assert f"## {course_lib.__version__}" in changelog
 
 
-# --- the floors ----------------------------------------------------------------------------------
-
-FLOORS = [
-    {"palette", "example", "masks", "project", "validate"},
-    {"attention", "trace", "cache", "costs", "language"},
-    {"lesson", "gpt", "gpt2", "training", "generation", "leaks", "audit", "flash", "sources"},
-    {
-        "plot",
-        "plot_training",
-        "views",
-        "views_batching",
-        "views_cache",
-        "views_flash",
-        "views_masks",
-        "views_ring",
-        "views_sources",
-        "views_sinks",
-        "codewalk",
-        "explorers",
-    },
-    {"checks", "grading", "colab", "build", "build_exercises", "links", "cli"},
-]
+# --- modules -------------------------------------------------------------------------------------
 
 
-def modules():
-    package = ROOT / "course_lib"
-    return sorted(p for p in package.rglob("*.py") if p.parent != package or p.stem != "__init__")
+def modules(package):
+    return sorted((ROOT / package).rglob("*.py"))
 
 
-def floor_of(path):
-    name = path.relative_to(ROOT / "course_lib").parts[0].removesuffix(".py")
-    return next((i for i, names in enumerate(FLOORS) if name in names), None), name
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_only_go_down(path):
-    floor, _ = floor_of(path)
-    assert floor is not None, f"{path.name} has no floor: add it to FLOORS here and in the package"
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_lib."):
-            used = node.module.split(".")[1]
-            below = next(i for i, names in enumerate(FLOORS) if used in names)
-            assert below <= floor, f"{path.name} imports {used} from a floor above"
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [*modules("course_lib"), *modules("course_tools")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_every_module_says_what_it_is_for(path):
     assert len(ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "") > 30
 
@@ -151,10 +117,7 @@ def test_every_module_says_what_it_is_for(path):
 def test_the_library_needs_nothing_beyond_its_requirements():
     allowed = {*PYPROJECT["project"]["dependencies"]}
     names = {REQUIREMENT.fullmatch(line)[1] for line in allowed} | {"course_lib", "triton"}
-    authors_only = {"build", "build_exercises", "grading"}
-    for path in modules():
-        if floor_of(path)[1] in authors_only:
-            continue
+    for path in modules("course_lib"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             roots = []
             if isinstance(node, ast.Import):

@@ -6,13 +6,13 @@ that they print, with the claim (or the plain reason) that settles it. Both stan
 documents.
 
 - `record` reads the lists: `load_claims`, `load_numbers`, `load_disagreements`, `DOCUMENTS`.
-- `finding` is what a check returns, and `settle` runs the check of a claim.
+- `finding` is what a check returns; `verdicts` runs the check of a claim (`settle`).
 - `checks_tables`, `checks_rules`, `checks_models`, `checks_costs` compute the truth.
-- `extract` finds the numbers of a document, for whoever has them:
-  `python -m course_tools.build.source_numbers FOLDER`.
+
+Whoever has the documents finds their numbers with `course_tools.build.source_numbers`.
 """
 
-from course_lib.factcheck.finding import Finding, settle, settle_all
+from course_lib.factcheck.finding import Finding
 from course_lib.factcheck.record import (
     DOCUMENTS,
     REASONS,
@@ -21,6 +21,7 @@ from course_lib.factcheck.record import (
     load_disagreements,
     load_numbers,
 )
+from course_lib.factcheck.verdicts import settle, settle_all
 
 __all__ = [
     "DOCUMENTS",

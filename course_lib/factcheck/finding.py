@@ -5,11 +5,8 @@ A check never states its verdict: it says what it compared, and the verdict foll
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 
-from course_lib.factcheck.record import COMPUTED, Claim, Verdict, load_claims
-
-_MODULES = ("checks_tables", "checks_rules", "checks_models", "checks_costs")
+from course_lib.factcheck.record import Claim, Verdict
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,8 @@ class Finding:
 
 
 Check = Callable[[Claim], Finding]
+#: Every check by its name; the four modules `checks_*` fill it when they are imported.
+CHECKS: dict[str, Check] = {}
 
 
 def either(true: bool, computed: str) -> Finding:
@@ -55,43 +54,10 @@ def in_cases(cases: Mapping[str, bool], computed: str = "") -> Finding:
     return Finding(verdict, f"{words}. {computed}".strip())
 
 
-def checks() -> dict[str, Check]:
-    """Every check, name -> function: the public functions of the four modules."""
-    found: dict[str, Check] = {}
-    for name in _MODULES:
-        module = import_module(f"course_lib.factcheck.{name}")
-        for key, value in vars(module).items():
-            if callable(value) and getattr(value, "is_check", False):
-                if key in found:
-                    raise ValueError(f"checks: expected each name once; got {key} again")
-                found[key] = value
-    return found
-
-
 def check(function: Check) -> Check:
-    """Mark a function as a check, to be named in the list of claims."""
-    function.is_check = True  # type: ignore[attr-defined]
+    """Enter a function in `CHECKS`, under the name by which the list of claims calls it."""
+    name = function.__name__
+    if name in CHECKS:
+        raise ValueError(f"check: expected each name once; got {name} again")
+    CHECKS[name] = function
     return function
-
-
-def settle(claim: Claim | str) -> Finding:
-    """Run the check of a claim.
-
-    Args:
-        claim: the claim, or its id.
-
-    Raises:
-        ValueError: if there is no such claim, or its verdict is not one that is computed.
-    """
-    if isinstance(claim, str):
-        if claim not in load_claims():
-            raise ValueError(f"claim: expected an id such as '002.17'; got {claim!r}")
-        claim = load_claims()[claim]
-    if claim.verdict not in COMPUTED:
-        raise ValueError(f"claim: expected one with a check; got {claim.id} ({claim.verdict})")
-    return checks()[claim.check](claim)
-
-
-def settle_all() -> dict[str, Finding]:
-    """Run the check of every claim that has one, id -> finding; about half a minute."""
-    return {c.id: settle(c) for c in load_claims().values() if c.verdict in COMPUTED}

@@ -28,7 +28,7 @@ from course_lib.factcheck.figures import (
     disagreements_page,
     verdicts_view,
 )
-from course_lib.factcheck.finding import checks, either, in_cases
+from course_lib.factcheck.finding import CHECKS, either, in_cases
 from course_lib.factcheck.record import COMPUTED, VERDICTS, decimals, load_references
 from course_lib.masks import Mask, full
 from course_tools.build.source_numbers import NUMBER, committed, differences, main, numbers_of
@@ -66,7 +66,7 @@ def test_every_recorded_verdict_is_what_comes_out_today(findings):
 
 
 def test_every_claim_has_the_evidence_that_its_verdict_asks_for():
-    known = checks()
+    known = CHECKS
     for claim in CLAIMS.values():
         assert claim.verdict in VERDICTS and claim.says and claim.at, claim.id
         assert re.fullmatch(r"00[0-4]\.\d\d", claim.id) and claim.document in DOCUMENTS
@@ -84,7 +84,7 @@ def test_every_claim_has_the_evidence_that_its_verdict_asks_for():
 
 
 def test_every_check_settles_a_claim():
-    assert set(checks()) == {claim.check for claim in CLAIMS.values() if claim.check}
+    assert set(CHECKS) == {claim.check for claim in CLAIMS.values() if claim.check}
 
 
 def test_ids_count_up_without_gaps():
@@ -299,7 +299,7 @@ def test_what_is_wrong_would_hold_if_things_were_otherwise(key, monkeypatch):
     if key in _RIGHT:
         assert settle(replace(CLAIMS[key], **_RIGHT[key])).verdict == "holds"
         return
-    module = inspect.getmodule(checks()[CLAIMS[key].check])
+    module = inspect.getmodule(CHECKS[CLAIMS[key].check])
     for name, value in _would_hold(key).items():
         monkeypatch.setattr(module, name, value)
     assert settle(key).verdict == "holds"
@@ -398,7 +398,7 @@ def test_with_a_wrong_mask_in_the_library_most_claims_about_the_mask_fall(monkey
         monkeypatch.setattr(module, "causal", broken)
     changed, asked = 0, 0
     for claim in CLAIMS.values():
-        function = checks().get(claim.check)
+        function = CHECKS.get(claim.check)
         if function is None or function.__module__ not in (
             checks_rules.__name__,
             checks_tables.__name__,
