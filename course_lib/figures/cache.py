@@ -6,10 +6,11 @@ from enum import IntEnum
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
-from course_lib.figures.palette import BLOCKED, INK, LEAK, MUTED, RULE, VISIBLE, WEIGHT_SCALE
+from course_lib.figures.cells import HATCH, draw_cell, draw_leak, label_cells
+from course_lib.figures.palette import BLOCKED, LEAK, RULE, VISIBLE, WEIGHT_SCALE
 from course_lib.figures.plot import Figure, legend_below
 
 _CELL = 0.45  # inches
@@ -24,12 +25,12 @@ class Key(IntEnum):
     STALE = 3  #: read from the cache, but no longer what the model would compute
 
 
-#: fill, hatch, text in the cell, words in the legend
+#: fill, hatched, text in the cell, words in the legend
 _LOOK = {
-    Key.ABSENT: (BLOCKED, "////", "", "not said yet"),
-    Key.COMPUTED: (VISIBLE, None, "new", "computed in this step"),
-    Key.KEPT: (WEIGHT_SCALE[1], None, "kept", "read from the cache"),
-    Key.STALE: ("#FFFFFF", None, "stale", "kept, but now wrong"),
+    Key.ABSENT: (BLOCKED, True, "", "not said yet"),
+    Key.COMPUTED: (VISIBLE, False, "new", "computed in this step"),
+    Key.KEPT: (WEIGHT_SCALE[1], False, "kept", "read from the cache"),
+    Key.STALE: ("#FFFFFF", False, "stale", "kept, but now wrong"),
 }
 
 
@@ -82,33 +83,23 @@ def _draw(
     ax: Axes, title: str, grid: NDArray[np.int64], steps: Sequence[str], words: Sequence[str]
 ) -> None:
     for (i, j), value in np.ndenumerate(grid):
-        fill, hatch, text, _ = _LOOK[Key(value)]
-        ax.add_patch(
-            Rectangle((j, i), 1, 1, facecolor=fill, edgecolor=RULE, linewidth=0.8, hatch=hatch)
-        )
+        fill, hatched, text, _ = _LOOK[Key(value)]
+        draw_cell(ax, (i, j), fill, text, hatched=hatched, points=7.5)
         if value == Key.STALE:
-            ax.add_patch(
-                Rectangle((j + 0.06, i + 0.06), 0.88, 0.88, fill=False, edgecolor=LEAK, linewidth=3)
-            )
-        ink = "#FFFFFF" if value == Key.COMPUTED else INK
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7.5, color=ink)
-    ax.set_xlim(0, len(words))
-    ax.set_ylim(len(steps), 0)
-    ax.set_aspect("equal")
-    ax.set_xticks(np.arange(len(words)) + 0.5, list(words), fontsize=9, parse_math=False)
-    ax.set_yticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=9, parse_math=False)
-    ax.xaxis.tick_top()
-    ax.xaxis.set_label_position("top")
-    ax.set_xlabel("key of", color=MUTED, fontsize=9)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_title(title, fontsize=10.5, pad=8, parse_math=False)
+            draw_leak(ax, i, j)
+    label_cells(ax, steps, words, row_axis="", column_axis="key of", title=title)
 
 
 def _patch(key: Key) -> Patch:
-    fill, hatch, _, words = _LOOK[key]
+    fill, hatched, _, words = _LOOK[key]
     edge, width = (LEAK, 3) if key == Key.STALE else (RULE, 1)
-    return Patch(facecolor=fill, edgecolor=edge, hatch=hatch, linewidth=width, label=words)
+    return Patch(
+        facecolor=fill,
+        edgecolor=edge,
+        hatch=HATCH if hatched else None,
+        linewidth=width,
+        label=words,
+    )
 
 
 def _describe(title: str, grid: NDArray[np.int64]) -> str:

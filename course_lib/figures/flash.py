@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch, Rectangle
 
 from course_lib.costs import roofline
-from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, SERIES, VISIBLE, WEIGHT_SCALE
+from course_lib.figures.cells import draw_frame, draw_tiles, label_cells, tile_legend
+from course_lib.figures.palette import BLOCKED, INK, MUTED, SERIES, VISIBLE
 from course_lib.figures.plot import Figure, legend_below
 from course_lib.flash.online import OnlineTrace
 from course_lib.masks import Mask, Tile
@@ -26,7 +26,6 @@ _FOLDERS = (
     Path(__file__).parents[1] / "results",
     Path(__file__).parents[2] / "benchmarks" / "results",
 )
-_FACES = {Tile.EMPTY: BLOCKED, Tile.PARTIAL: WEIGHT_SCALE[1], Tile.FULL: VISIBLE}
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKS = "osD^v"
 
@@ -81,21 +80,14 @@ def walk_view(
     kinds = mask.tiles(q_pos, n_keys, block_q=block_q, block_k=block_k)
     canvas = Canvas(figsize=(5.0, 4.6 * n_queries / n_keys + 0.7))
     ax = canvas.subplots()
-    _draw_walk(ax, np.asarray(mask.matrix(q_pos, n_keys)), kinds, block_q, block_k)
-    ax.set_title(str(mask) if title is None else title, fontsize=10.5, pad=8)
+    matrix = np.asarray(mask.matrix(q_pos, n_keys))
+    draw_tiles(ax, kinds, matrix, block_q, block_k)
+    label_cells(
+        ax, list(map(str, q_pos)), list(map(str, range(n_keys))), row_axis="queries",
+        column_axis="keys", title=str(mask) if title is None else title, margin=0.1,
+    )  # fmt: skip
     words = ("full tile: no mask needed", "partial tile: masked cell by cell", "empty: skipped")
-    legend_below(
-        canvas,
-        [
-            Patch(
-                facecolor=_FACES[kind],
-                edgecolor=RULE,
-                hatch="////" if kind == Tile.EMPTY else None,
-                label=label,
-            )
-            for kind, label in zip((Tile.FULL, Tile.PARTIAL, Tile.EMPTY), words, strict=True)
-        ],
-    )
+    legend_below(canvas, tile_legend(*words))
     canvas.tight_layout()
     counts = {kind: int(np.sum(kinds == kind)) for kind in Tile}
     alt = (
@@ -105,41 +97,6 @@ def walk_view(
         "from left to right."
     )
     return Figure(canvas, alt)
-
-
-def _draw_walk(ax: Axes, matrix: np.ndarray, kinds: np.ndarray, block_q: int, block_k: int) -> None:
-    n_queries, n_keys = matrix.shape
-    number = 0
-    for (i, j), kind in np.ndenumerate(kinds):
-        high, wide = min(block_q, n_queries - i * block_q), min(block_k, n_keys - j * block_k)
-        corner = (j * block_k, i * block_q)
-        hatch = "////" if kind == Tile.EMPTY else None
-        ax.add_patch(
-            Rectangle(corner, wide, high, facecolor=_FACES[Tile(kind)], edgecolor=RULE, hatch=hatch)
-        )
-        if kind == Tile.PARTIAL:
-            for row, column in np.argwhere(
-                ~matrix[corner[1] : corner[1] + high, corner[0] : corner[0] + wide]
-            ):
-                at = (corner[0] + column, corner[1] + row)
-                ax.add_patch(Rectangle(at, 1, 1, facecolor=BLOCKED, edgecolor="white", lw=0.3))
-        ax.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=INK, linewidth=1.2))
-        if kind != Tile.EMPTY:
-            number += 1
-            ax.text(
-                corner[0] + wide / 2, corner[1] + high / 2, str(number), ha="center", va="center",
-                fontsize=11, color="#FFFFFF" if kind == Tile.FULL else INK,
-                bbox=None if kind == Tile.FULL else {"facecolor": "#FFFFFF", "edgecolor": "none",
-                                                     "pad": 1.5, "alpha": 0.9},
-            )  # fmt: skip
-    ax.set_xlim(-0.1, n_keys + 0.1)
-    ax.set_ylim(n_queries + 0.1, -0.1)
-    ax.set_aspect("equal")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_xlabel("keys", color=MUTED, fontsize=9)
-    ax.set_ylabel("queries", color=MUTED, fontsize=9)
-    ax.spines[:].set_visible(False)
 
 
 def flash_view(
@@ -165,7 +122,9 @@ def flash_view(
     """
     canvas = Canvas(figsize=(8.2, 3.4))
     left, right = canvas.subplots(1, 2, width_ratios=(1, 1.25))
-    _draw_visits(left, trace, tokens, row, block_q, block_k)
+    draw_tiles(left, trace.tiles, np.isfinite(trace.scores), block_q, block_k)
+    draw_frame(left, (row, 0), size=(1, len(tokens)))
+    label_cells(left, tokens, tokens, points=8, margin=0.1)
     visited = [j for i, j in trace.order if i == row // block_q]
     lines = [["keys", "max m", "sum l", "factor"]]
     for j in visited:
@@ -183,11 +142,7 @@ def flash_view(
         cell.get_text().set_parse_math(False)
     right.set_axis_off()
     right.set_title(f"row {tokens[row]}, tile by tile", fontsize=10.5, parse_math=False)
-    legend_below(canvas, [
-        Patch(facecolor=VISIBLE, edgecolor=RULE, label="full tile"),
-        Patch(facecolor=WEIGHT_SCALE[1], edgecolor=RULE, label="partial tile"),
-        Patch(facecolor=BLOCKED, edgecolor=RULE, hatch="////", label="empty, skipped"),
-    ])  # fmt: skip
+    legend_below(canvas, tile_legend("full tile", "partial tile", "empty, skipped"))
     canvas.tight_layout()
     tiles = trace.tiles
     alt = (
@@ -197,37 +152,6 @@ def flash_view(
         f"their visit. {' '.join(words[:8])}"
     )
     return Figure(canvas, alt)
-
-
-def _draw_visits(
-    ax: Axes, trace: OnlineTrace, tokens: Sequence[str], row: int, block_q: int, block_k: int
-) -> None:
-    n = len(tokens)
-    visit = {tile: number for number, tile in enumerate(trace.order, 1)}
-    faces = {Tile.EMPTY: BLOCKED, Tile.PARTIAL: WEIGHT_SCALE[1], Tile.FULL: VISIBLE}
-    for (i, j), tile in np.ndenumerate(trace.tiles):
-        x, y = j * block_k, i * block_q
-        wide, high = min(block_k, n - x), min(block_q, n - y)
-        hatch = "////" if tile == Tile.EMPTY else None
-        ax.add_patch(Rectangle((x, y), wide, high, facecolor=faces[Tile(tile)], edgecolor=RULE,
-                               hatch=hatch))  # fmt: skip
-        ink = "#FFFFFF" if tile == Tile.FULL else INK
-        text = visit.get((i, j), "")
-        ax.text(x + wide / 2, y + high / 2, text, ha="center", va="center", fontsize=9, color=ink)
-    ax.add_patch(Rectangle((0, row), n, 1, fill=False, edgecolor=INK, linewidth=2))
-    ax.set_xlim(0, n)
-    ax.set_ylim(n, 0)
-    ax.set_aspect("equal")
-    every = -(-n // 16)
-    literal = {"fontsize": 8, "parse_math": False}  # a dollar in a token is no formula
-    ax.set_xticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
-    ax.set_yticks(np.arange(0, n, every) + 0.5, list(tokens)[::every], **literal)
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel("key", color=MUTED, fontsize=9)
-    ax.xaxis.set_label_position("top")
-    ax.set_ylabel("query", color=MUTED, fontsize=9)
 
 
 def format_number(x: float) -> str:

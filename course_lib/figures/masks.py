@@ -10,16 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, VISIBLE, WEIGHT_SCALE
-from course_lib.figures.plot import Figure
+from course_lib.figures.cells import TILE_FILLS, draw_cell, tile_legend
+from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, VISIBLE
+from course_lib.figures.plot import Figure, legend_below
 from course_lib.masks import Mask, Tile
 
-#: A tile that must be computed and masked: lighter than a full one, also in grey.
-PARTIAL = WEIGHT_SCALE[1]
-_HATCH = "////"
 _PANEL = 2.3  # inches
 
 
@@ -58,8 +56,7 @@ def builder_view(
         _draw_cells(axes[2 * line, column], matrix, block, title)
         _draw_tiles(axes[2 * line + 1, column], tiles)
         words.append(f"{title}: {_counts(matrix, tiles)}.")
-    canvas.legend(handles=_legend(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4,
-                  frameon=False, fontsize=9)  # fmt: skip
+    legend_below(canvas, _legend())
     canvas.tight_layout()
     lead = f"Masks of {n} positions above and their tiles of {block} by {block} below."
     return Figure(canvas, f"{lead} {' '.join(words)}" if alt is None else alt)
@@ -104,12 +101,8 @@ def _draw_cells(ax: Axes, matrix: NDArray[np.bool_], block: int, title: str) -> 
 
 
 def _draw_tiles(ax: Axes, tiles: NDArray[np.int8]) -> None:
-    faces = {Tile.EMPTY: BLOCKED, Tile.PARTIAL: PARTIAL, Tile.FULL: VISIBLE}
-    for (q, k), tile in np.ndenumerate(tiles):
-        hatch = _HATCH if tile == Tile.EMPTY else None
-        ax.add_patch(
-            Rectangle((k, q), 1, 1, facecolor=faces[Tile(tile)], edgecolor=RULE, hatch=hatch)
-        )
+    for at, tile in np.ndenumerate(tiles):
+        draw_cell(ax, at, TILE_FILLS[Tile(tile)], hatched=tile == Tile.EMPTY)
     visited = int(np.sum(tiles != Tile.EMPTY))
     _frame(ax, len(tiles), f"{visited} of {tiles.size} tiles\n{1 - visited_share(tiles):.0%} saved")
 
@@ -128,12 +121,10 @@ def _frame(ax: Axes, size: int, title: str) -> None:
 
 
 def _legend() -> list[Patch]:
-    return [
-        Patch(facecolor=VISIBLE, edgecolor=RULE, label="may attend, full tile"),
-        Patch(facecolor=PARTIAL, edgecolor=RULE, label="partial tile"),
-        Patch(facecolor=BLOCKED, edgecolor=RULE, label="blocked"),
-        Patch(facecolor=BLOCKED, edgecolor=RULE, hatch=_HATCH, label="empty tile, skipped"),
-    ]
+    full, partial, empty = tile_legend(
+        "may attend, full tile", "partial tile", "empty tile, skipped"
+    )
+    return [full, partial, Patch(facecolor=BLOCKED, edgecolor=RULE, label="blocked"), empty]
 
 
 def _check(rules: Mapping[str, Mask], n: int, block: int, per_line: int) -> None:

@@ -6,6 +6,7 @@ from the Okabe-Ito palette, which people with the common kinds of colour blindne
 weight scale goes from light to dark, so that both survive a black-and-white printer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: A key that the query may attend to.
@@ -76,3 +77,61 @@ DARK = Theme(
     weights=("#1B1B1B", "#0C4468", "#56B4E9", "#E2F3FD"),
     differences=("#FFE0C7", "#E8731F", "#1B1B1B", "#2F8FCB", "#D6EEFC"),
 )  # fmt: skip
+
+
+def css_variables(theme: Theme, prefix: str) -> str:
+    """The colours of a theme as CSS: "--course-paper: #FFFFFF; --course-ink: ...".
+
+    Args:
+        theme: light or dark.
+        prefix: what the names begin with, such as "--course-".
+    """
+    names = ("paper", "ink", "muted", "rule", "line", "focus", "visible", "blocked", "leak")
+    colours = {name: getattr(theme, name) for name in names}
+    colours |= {"on-visible": ink_on(theme.visible), "on-blocked": theme.ink, "hatch": theme.rule}
+    return " ".join(f"{prefix}{name}: {colour};" for name, colour in colours.items())
+
+
+def scale(stops: Sequence[str], levels: int) -> list[str]:
+    """Colours at even steps along a scale of evenly spaced stops, ends included.
+
+    Args:
+        stops: at least two colours "#RRGGBB".
+        levels: how many colours, at least two.
+
+    Returns:
+        `levels` colours "#RRGGBB", linear in sRGB between the stops, as in matplotlib.
+    """
+    found = []
+    for level in range(levels):
+        place = level / (levels - 1) * (len(stops) - 1)
+        i = min(int(place), len(stops) - 2)
+        mixed = [
+            a + (b - a) * (place - i)
+            for a, b in zip(_rgb(stops[i]), _rgb(stops[i + 1]), strict=True)
+        ]
+        found.append("#" + "".join(f"{round(c):02X}" for c in mixed))
+    return found
+
+
+def contrast(a: str, b: str) -> float:
+    """The contrast ratio of two colours, from 1 to 21 (WCAG 2.2, relative luminance)."""
+    high, low = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def ink_on(background: str) -> str:
+    """Black or white, whichever is easier to read on a colour."""
+    return max("#FFFFFF", "#000000", key=lambda ink: contrast(ink, background))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _luminance(colour: str) -> float:
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (x / 255 for x in _rgb(colour))
+    ]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

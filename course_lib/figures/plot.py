@@ -16,17 +16,17 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm, to_hex
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
+from course_lib.figures.cells import HATCH, draw_cell, draw_frame, draw_leak, label_cells
 from course_lib.figures.palette import (
     BLOCKED,
     DIFFERENCE_SCALE,
     INK,
     LEAK,
-    MUTED,
     RULE,
     SERIES,
     VISIBLE,
@@ -174,6 +174,11 @@ def grids(panels: Sequence[Grid], alt: str | None = None, per_line: int = 3) -> 
     return Figure(canvas, " ".join(map(describe_grid, panels)) if alt is None else alt)
 
 
+def weight_fill(x: float) -> str:
+    """The colour of a weight from 0 to 1 on the sequential scale, "#RRGGBB"."""
+    return to_hex(_WEIGHTS(Normalize(0, 1)(np.clip(x, 0, 1))))
+
+
 def legend_below(canvas: Canvas, handles: Sequence[Patch]) -> None:
     """One line of colours and their meanings under all panels; nothing if there are none."""
     if handles:
@@ -185,13 +190,6 @@ def legend_below(canvas: Canvas, handles: Sequence[Patch]) -> None:
             frameon=False,
             fontsize=9,
         )
-
-
-def ink_on(face: tuple[float, float, float]) -> str:
-    """Black or white, whichever has the higher contrast (WCAG relative luminance)."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in face]
-    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
 def describe_grid(panel: Grid) -> str:
@@ -306,57 +304,32 @@ def _draw_grid(ax: Axes, panel: Grid) -> None:
         blocked = values == 0
     leak = np.zeros(values.shape, bool) if panel.leak is None else np.asarray(panel.leak, bool)
     big = len(panel.columns) > 12
-    edge = 0.0 if big else 0.8
     for (i, j), x in np.ndenumerate(values):
         # Rounded, so that the last bits of a processor cannot move a colour by one step.
         face = _face(panel.kind, round(float(x), 4), bool(blocked[i, j]))
-        hatch = "////" if blocked[i, j] and not big else None
-        ax.add_patch(
-            Rectangle((j, i), 1, 1, facecolor=face, edgecolor=RULE, linewidth=edge, hatch=hatch)
-        )
-        if leak[i, j]:
-            ax.add_patch(
-                Rectangle((j + 0.06, i + 0.06), 0.88, 0.88, fill=False, edgecolor=LEAK, linewidth=3)
-            )
         text = "" if big else _cell_text(panel, x, bool(blocked[i, j]))
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink_on(face))
+        hatched = bool(blocked[i, j]) and not big
+        draw_cell(ax, (i, j), face, text, hatched=hatched, line=0.0 if big else 0.8)
+        if leak[i, j]:
+            draw_leak(ax, i, j)
     if panel.mark_row is not None:
-        ax.add_patch(
-            Rectangle(
-                (0, panel.mark_row), values.shape[1], 1, fill=False, edgecolor=INK, linewidth=2
-            )
-        )
-    _label_grid(ax, panel, values.shape)
+        draw_frame(ax, (panel.mark_row, 0), size=(1, values.shape[1]))
+    label_cells(
+        ax, panel.rows, panel.columns, row_axis=panel.row_axis, column_axis=panel.column_axis,
+        title=panel.title,
+    )  # fmt: skip
 
 
-def _label_grid(ax: Axes, panel: Grid, shape: tuple[int, ...]) -> None:
-    ax.set_xlim(0, shape[1])
-    ax.set_ylim(shape[0], 0)
-    ax.set_aspect("equal")
-    step = -(-max(shape) // 16)
-    # Labels are tokens: a `$` among them is a dollar sign, not the beginning of a formula.
-    literal = {"fontsize": 9, "parse_math": False}
-    ax.set_xticks(np.arange(0, shape[1], step) + 0.5, list(panel.columns)[::step], **literal)
-    ax.set_yticks(np.arange(0, shape[0], step) + 0.5, list(panel.rows)[::step], **literal)
-    ax.xaxis.tick_top()
-    ax.xaxis.set_label_position("top")
-    ax.set_xlabel(panel.column_axis, color=MUTED, **literal)
-    ax.set_ylabel(panel.row_axis, color=MUTED, **literal)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_title(panel.title, fontsize=10.5, pad=8, parse_math=False)
-
-
-def _face(kind: Kind, x: float, blocked: bool) -> tuple[float, float, float]:
+def _face(kind: Kind, x: float, blocked: bool) -> str:
     if kind == "mask":
-        return to_rgb(BLOCKED if blocked else VISIBLE)
+        return BLOCKED if blocked else VISIBLE
     if blocked or np.isnan(x):
-        return to_rgb(BLOCKED)
+        return BLOCKED
     if kind == "scores":
-        return to_rgb("#FFFFFF" if np.isfinite(x) else BLOCKED)
+        return "#FFFFFF" if np.isfinite(x) else BLOCKED
     if kind == "difference":
-        return _DIFFERENCES(TwoSlopeNorm(0, -1, 1)(np.clip(x, -1, 1)))[:3]
-    return _WEIGHTS(Normalize(0, 1)(np.clip(x, 0, 1)))[:3]
+        return to_hex(_DIFFERENCES(TwoSlopeNorm(0, -1, 1)(np.clip(x, -1, 1))))
+    return weight_fill(x)
 
 
 def _cell_text(panel: Grid, x: float, blocked: bool) -> str:
@@ -374,7 +347,7 @@ def _grid_legend(panels: Sequence[Grid]) -> list[Patch]:
     if any(p.kind == "mask" for p in panels):
         handles.append(Patch(facecolor=VISIBLE, edgecolor=RULE, label="may attend"))
     if any(_has_blocked(p) for p in panels):
-        handles.append(Patch(facecolor=BLOCKED, edgecolor=RULE, hatch="////", label="blocked"))
+        handles.append(Patch(facecolor=BLOCKED, edgecolor=RULE, hatch=HATCH, label="blocked"))
     if any(p.leak is not None and np.any(p.leak) for p in panels):
         handles.append(Patch(facecolor="none", edgecolor=LEAK, linewidth=3, label="future leaks"))
     return handles

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch, Polygon, Rectangle
+from matplotlib.patches import Patch, Polygon
 
-from course_lib.figures.palette import BLOCKED, INK, RANKS, RULE
+from course_lib.figures.cells import HATCH, draw_cell, label_cells
+from course_lib.figures.palette import BLOCKED, RANKS, RULE
 from course_lib.figures.plot import Figure, legend_below
 
 _CELL = 0.36  # inches
-_TEXT_ON = ("#000000", "#000000", "#000000", "#000000", "#FFFFFF")
 
 
 def ring_view(panels: Mapping[str, Sequence[int]]) -> Figure:
@@ -40,7 +39,7 @@ def ring_view(panels: Mapping[str, Sequence[int]]) -> Figure:
         _draw(ax, title, owners)
     ranks = sorted({rank for owners in panels.values() for rank in owners})
     handles = [Patch(facecolor=RANKS[rank], label=f"rank {rank}") for rank in ranks]
-    handles.append(Patch(facecolor=BLOCKED, hatch="////", edgecolor=RULE, label="blocked"))
+    handles.append(Patch(facecolor=BLOCKED, hatch=HATCH, edgecolor=RULE, label="blocked"))
     legend_below(canvas, handles)
     canvas.tight_layout()
     return Figure(canvas, " ".join(_describe(*item) for item in panels.items()))
@@ -55,37 +54,19 @@ def tiles_of(owners: Sequence[int]) -> dict[int, float]:
 
 
 def _draw(ax: Axes, title: str, owners: Sequence[int]) -> None:
-    n = len(owners)
     for i, rank in enumerate(owners):
-        for j in range(n):
-            if j >= i:
-                blocked = Rectangle(
-                    (j, i), 1, 1, facecolor=BLOCKED, edgecolor=RULE, hatch="////", linewidth=0.6
-                )
-                ax.add_patch(blocked)
+        for j in range(len(owners)):
             if j < i:
-                tile = Rectangle((j, i), 1, 1, facecolor=RANKS[rank], edgecolor="#FFFFFF")
-                ax.add_patch(tile)
-            if j == i:
-                corners = [(j, i), (j, i + 1), (j + 1, i + 1)]
-                ax.add_patch(Polygon(corners, facecolor=RANKS[rank], edgecolor="#FFFFFF"))
-            if j < i:
-                ax.text(
-                    j + 0.5, i + 0.5, str(rank), ha="center", va="center", fontsize=8,
-                    color=_TEXT_ON[rank],
-                )  # fmt: skip
-    ax.set_xlim(0, n)
-    ax.set_ylim(n, 0)
-    ax.set_aspect("equal")
-    ax.set_xticks(np.arange(n) + 0.5, [str(j) for j in range(n)], fontsize=8)
-    ax.set_yticks(
-        np.arange(n) + 0.5, [f"{i} (rank {rank})" for i, rank in enumerate(owners)], fontsize=8
-    )
-    ax.tick_params(length=0)
-    ax.set_xlabel("chunk of keys", fontsize=9)
-    ax.set_ylabel("chunk of queries", fontsize=9)
-    ax.set_title(title, loc="left", fontsize=11, color=INK)
-    ax.spines[:].set_visible(False)
+                draw_cell(ax, (i, j), RANKS[rank], str(rank), points=8)
+            else:
+                draw_cell(ax, (i, j), BLOCKED, hatched=True)
+        corners = [(i, i), (i, i + 1), (i + 1, i + 1)]
+        ax.add_patch(Polygon(corners, facecolor=RANKS[rank], edgecolor=RULE))
+    label_cells(
+        ax, [f"{i} (rank {rank})" for i, rank in enumerate(owners)],
+        list(map(str, range(len(owners)))), row_axis="chunk of queries",
+        column_axis="chunk of keys", title=title, points=8,
+    )  # fmt: skip
 
 
 def _describe(title: str, owners: Sequence[int]) -> str:

@@ -9,8 +9,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import ArrayLike, NDArray
 
-from course_lib.figures.palette import MUTED, WEIGHT_SCALE
-from course_lib.figures.plot import Figure, ink_on
+from course_lib.figures.cells import draw_cell, label_cells
+from course_lib.figures.palette import WEIGHT_SCALE
+from course_lib.figures.plot import Figure, weight_fill
 
 _CELL = 0.42  # inches
 _NUMBERED = 12  # most heads whose cells hold their number
@@ -46,9 +47,8 @@ def sink_view(shares: Mapping[str, ArrayLike], even: Mapping[str, float] | None 
     canvas = Canvas(figsize=(wide * len(panels) + 0.8, layers * _CELL + 1.1), layout="constrained")
     axes = canvas.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, share) in zip(axes, panels.items(), strict=True):
-        _draw(ax, share)
         note = f"\n(spread evenly: {even[title]:.2f})" if title in even else ""
-        ax.set_title(title + note, fontsize=10.5, parse_math=False)
+        _draw(ax, share, title + note)
     canvas.colorbar(_SCALE, ax=list(axes), label="share of the first position", pad=0.02)
     words = (_describe(title, share, even.get(title)) for title, share in panels.items())
     return Figure(canvas, " ".join(words))
@@ -65,20 +65,12 @@ def _checked(title: str, share: ArrayLike) -> NDArray[np.float64]:
     return array.round(4)  # so that the last bits of a processor cannot move a colour
 
 
-def _draw(ax: Axes, share: NDArray[np.float64]) -> None:
-    faces = _SCALE.to_rgba(share)[..., :3]  # [L, H, 3]
-    ax.imshow(faces, aspect="equal")
-    if share.shape[1] <= _NUMBERED:
-        for (i, j), x in np.ndenumerate(share):
-            ax.text(
-                j, i, f"{x:.2f}", ha="center", va="center", fontsize=7.5, color=ink_on(faces[i, j])
-            )
-    ax.set_xticks(range(share.shape[1]))
-    ax.set_yticks(range(share.shape[0]))
-    ax.tick_params(length=0, labelsize=8)
-    ax.set_xlabel("head", color=MUTED, fontsize=9)
-    ax.set_ylabel("layer", color=MUTED, fontsize=9)
-    ax.spines[:].set_visible(False)
+def _draw(ax: Axes, share: NDArray[np.float64], title: str) -> None:
+    numbered = share.shape[1] <= _NUMBERED
+    for (i, j), x in np.ndenumerate(share):
+        draw_cell(ax, (i, j), weight_fill(x), f"{x:.2f}" if numbered else "", line=0, points=7.5)
+    layers, heads = (list(map(str, range(n))) for n in share.shape)
+    label_cells(ax, layers, heads, row_axis="layer", column_axis="head", title=title, points=8)
 
 
 def _describe(title: str, share: NDArray[np.float64], even: float | None) -> str:

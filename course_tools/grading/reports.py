@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from course_lib import __version__
-from course_lib.figures.palette import DARK, LIGHT, Theme
+from course_lib.figures.palette import DARK, LIGHT, css_variables
 from course_tools.exercise_bank.evaluate import UNREADABLE
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
 from course_tools.grading.grade import GRADED, ExerciseResult, Result, write_whole
@@ -477,16 +477,11 @@ def _rich(value: str) -> str:
 
 def _variables() -> str:
     """The palette as CSS variables, for a light and a dark screen and for paper."""
-    light, dark = _theme(LIGHT), _theme(DARK)
+    light, dark = (css_variables(theme, "--") for theme in (LIGHT, DARK))
     return (
         f":root {{ color-scheme: light dark; {light} }}\n"
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
     )
-
-
-def _theme(theme: Theme) -> str:
-    names = ("paper", "ink", "muted", "rule", "visible", "leak")
-    return " ".join(f"--{name}: {getattr(theme, name)};" for name in names)
 
 
 # --- names of files ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from course_lib.figures.palette import DARK, LIGHT, Theme
+from course_lib.figures.palette import DARK, LIGHT, css_variables
 from course_tools.project import Chapter, Project
 
 HERE = Path(__file__).parent
@@ -261,19 +261,13 @@ def _write_static(project: Project, folder: Path) -> None:
     """The colours of the course, as CSS, and the notebooks to download."""
     static = folder / "_static"
     static.mkdir(parents=True, exist_ok=True)
-    (static / "palette.css").write_text(
-        _variables("html", LIGHT) + _variables('html[data-theme="dark"]', DARK), "utf-8"
-    )
+    light, dark = (css_variables(theme, "--course-") for theme in (LIGHT, DARK))
+    colours = f'html {{ {light} }}\nhtml[data-theme="dark"] {{ {dark} }}\n'
+    (static / "palette.css").write_text(colours, "utf-8")
     for page in notebooks(project):
         target = folder / f"{page}.ipynb"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(project.root / f"{page}.ipynb", target)
-
-
-def _variables(selector: str, theme: Theme) -> str:
-    names = ("paper", "ink", "muted", "rule", "line", "focus", "visible", "blocked", "leak")
-    lines = [f"  --course-{name}: {getattr(theme, name)};" for name in names]
-    return "\n".join([f"{selector} {{", *lines, "}", ""])
 
 
 def _write_mathjax(folder: Path) -> None:

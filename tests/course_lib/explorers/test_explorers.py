@@ -8,10 +8,8 @@ import shutil
 import subprocess
 import sys
 import warnings
-from itertools import combinations, pairwise
 from pathlib import Path
 
-import matplotlib.colors
 import numpy as np
 import pytest
 import torch
@@ -23,9 +21,8 @@ from course_lib.codewalk import walk
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.explorers import CodeWalk, CompareExplorer, FlashExplorer, MaskExplorer
 from course_lib.explorers.base import Explorer, bundle, chosen, labels, numbers
-from course_lib.explorers.style import contrast, ink_on, scale, stylesheet
+from course_lib.explorers.style import stylesheet
 from course_lib.explorers.walk import names_read
-from course_lib.figures.palette import DARK, LIGHT
 from course_lib.masks import Mask, causal, sliding_window
 from course_lib.trace import trace
 from tests.helpers.paths import ROOT
@@ -96,79 +93,6 @@ def test_a_script_without_the_core_is_refused(monkeypatch):
     monkeypatch.setattr("course_lib.explorers.base._static", lambda name: "let x = 1;\n")
     with pytest.raises(ValueError, match=r"odd\.js: expected one line `import"):
         bundle("odd")
-
-
-# --- colours -------------------------------------------------------------------------------------
-
-#: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A Physiologically-based Model for Simulation
-#: of Color Vision Deficiency", 2009, table 1, severity 1.0 (for linear RGB).
-BLINDNESS = {
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-    "none": np.eye(3),
-}
-
-
-def lab(colour, blindness):
-    """CIE L*a*b* of a colour as a person with this kind of vision sees it."""
-    rgb = np.array(matplotlib.colors.to_rgb(colour))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.array(BLINDNESS[blindness]) @ linear, 0, 1)
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    x, y, z = (to_xyz @ linear) / [0.9505, 1.0, 1.089]
-    fx, fy, fz = (t ** (1 / 3) if t > 216 / 24389 else t * 841 / 108 + 4 / 29 for t in (x, y, z))
-    return np.array([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)])
-
-
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
-def test_text_can_be_read_on_every_colour(theme):
-    for ink in (theme.ink, theme.muted):
-        assert contrast(ink, theme.paper) >= 4.5
-    assert contrast(theme.ink, theme.blocked) >= 4.5
-    fills = [theme.visible, *scale(theme.weights), *scale(theme.differences)]
-    assert min(contrast(ink_on(fill), fill) for fill in fills) >= 4.5
-    for edge in (theme.line, theme.focus, theme.leak, theme.visible):
-        assert contrast(edge, theme.paper) >= 3, edge  # what must be seen but not read
-
-
-@pytest.mark.parametrize("blindness", BLINDNESS)
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
-def test_meanings_stay_apart_for_the_colour_blind(theme, blindness):
-    def apart(a, b):
-        return np.linalg.norm(lab(a, blindness) - lab(b, blindness))
-
-    # About 2 can just be seen side by side; 20 is another colour.
-    meanings = [theme.visible, theme.blocked, theme.leak]
-    assert min(apart(a, b) for a, b in combinations(meanings, 2)) > 20
-    assert min(apart(theme.paper, colour) for colour in (theme.visible, theme.leak)) > 20
-    assert apart(theme.rule, theme.blocked) > 10, "blocked and paper: a hatch tells them apart"
-    assert apart(scale(theme.differences)[4], scale(theme.differences)[16]) > 30
-
-
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda t: t.name)
-def test_more_weight_always_means_more_contrast(theme):
-    steps = [contrast(colour, theme.paper) for colour in scale(theme.weights)]
-    assert steps[0] == 1 and all(a < b for a, b in pairwise(steps))
-
-
-def test_the_scale_is_the_one_that_the_figures_use():
-    figures = matplotlib.colors.LinearSegmentedColormap.from_list("w", LIGHT.weights)
-    ours = np.array([matplotlib.colors.to_rgb(c) for c in scale(LIGHT.weights)])
-    theirs = figures(np.linspace(0, 1, len(ours)))[:, :3]
-    assert np.abs(ours - theirs).max() < 2 / 255
 
 
 def test_every_theme_defines_the_same_variables():

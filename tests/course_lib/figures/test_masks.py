@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 from course_lib.figures import palette
-from course_lib.figures.masks import PARTIAL, builder_view, visited_share
+from course_lib.figures.cells import PARTIAL
+from course_lib.figures.masks import builder_view, visited_share
 from course_lib.masks import Tile, causal, full, prefix_lm, sinks, sliding_window
 
 RULES = {
