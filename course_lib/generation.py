@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from course_lib.cache import Cache, all_or_nothing
+from course_lib.cache import Cache
 from course_lib.gpt import GPT, evaluating
+from course_lib.gpt_checks import check_chunk
 from course_lib.lesson import progress
 from course_lib.validate import check_count
 
@@ -64,8 +65,8 @@ def generate(
     Raises:
         TypeError: if the prompt is not of integers, or the model has no use for a cache.
         ValueError: if the prompt is empty, the text would not fit into `model.config.context`,
-            an option is out of range, or `rng` is missing. A given cache is then as it was, and
-            so it is if the reader presses stop.
+            an option is out of range, or `rng` is missing. A given cache is then as it was. (If
+            the reader presses stop, it holds what had been fed by then.)
     """
     words = stream(
         model, prompt, n, temperature=temperature, rng=rng, top_k=top_k, top_p=top_p, stop=stop,
@@ -74,8 +75,7 @@ def generate(
     if description is not None:
         words = progress(words, description, total=n)
     start = _prompt(prompt, next(model.parameters(), torch.empty(0)).device)
-    with all_or_nothing(None if isinstance(cache, str) else cache):
-        return torch.cat([start, *(word[..., None] for word in words)], dim=-1)
+    return torch.cat([start, *(word[..., None] for word in words)], dim=-1)
 
 
 def stream(
@@ -251,7 +251,7 @@ class _Reader:
         """Logits [B, V] after the text `whole` [B, T], of which `new` has not been read yet."""
         if self.cache is None:
             new = whole
-        with evaluating(self.model), all_or_nothing(self.cache):
+        with evaluating(self.model):
             parts = [new] if self.chunk is None else new.split(self.chunk, dim=1)
             return [self._feed(part) for part in parts][-1]
 
@@ -333,11 +333,16 @@ def _check(
         raise ValueError(
             f"cache: expected None, 'concat', 'static', or one Cache a layer; got {cache!r}"
         )
-    _check_length(model, batch, n, padding, cache)
+    _check_length(model, batch, n, padding, cache, chunk)
 
 
 def _check_length(
-    model: nn.Module, batch: Tensor, n: int, padding: Any, cache: str | Sequence[Cache] | None
+    model: nn.Module,
+    batch: Tensor,
+    n: int,
+    padding: Any,
+    cache: str | Sequence[Cache] | None,
+    chunk: int | None,
 ) -> None:
     """Refuse a text that does not fit into the context or the cache."""
     held, context = 0, getattr(getattr(model, "config", None), "context", None)
@@ -349,7 +354,7 @@ def _check_length(
             limits["the cache's capacity"] = held + min(rooms)
     length = held + batch.shape[1]
     if isinstance(model, GPT):
-        _check_gpt(model, batch, n, held, padding, cache)
+        _check_gpt(model, batch, n, held, padding, cache, chunk)
         if model.masking == "always" and model.mask.length is not None:
             limits["the length of the rule's data"] = model.mask.length
     # The last new word is never fed back, so a text of T + n words needs T + n - 1 positions.
@@ -368,8 +373,9 @@ def _check_gpt(
     held: int,
     padding: Any,
     cache: str | Sequence[Cache] | None,
+    chunk: int | None,
 ) -> None:
-    """Refuse padding that does not fit, unknown words, and a ring too small for the new words."""
+    """Refuse padding that does not fit, unknown words, and a cache that would not do."""
     if bool(((batch < 0) | (batch >= model.config.vocab_size)).any()):
         raise ValueError(
             f"prompt: expected word numbers in 0..{model.config.vocab_size - 1}; "
@@ -381,14 +387,11 @@ def _check_gpt(
             f"padding: expected at least one real word in each text of {held + batch.shape[1]} "
             f"slots; got {padding.tolist()}"
         )
-    slots = getattr(cache[0], "slots", None) if isinstance(cache, Sequence) and cache else None
-    end = held + batch.shape[1] + n - 1  # positions that will have been fed
-    if slots is None or n < 2 or end <= slots:
+    if cache is None or n == 0:
         return
-    fed = torch.arange(held + batch.shape[1], end)  # the new words, fed one by one
-    keys = torch.arange(end)
-    lost = keys[None, :] <= fed[:, None] - slots  # overwritten by then
-    if bool((model.mask.tensor(fed, keys) & lost).any()):
-        raise ValueError(
-            f"cache: a ring of {slots} slots drops positions that {model.mask!r} lets new words see"
-        )
+    # What will be fed at a time: the prompt in chunks, then all new words but the last.
+    length, slots = held, getattr(cache[0], "slots", None)
+    sizes = [len(part) for part in batch[0].split(chunk or batch.shape[1])] + [1] * (n - 1)
+    for size in sizes:
+        check_chunk(model.mask, length, size, 0 if slots is None else length - slots)
+        length += size

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_lib.attention import attention
-from course_lib.cache import Cache, ConcatCache, RingCache, StaticCache, all_or_nothing
+from course_lib.cache import Cache, CacheKind, new_caches
+from course_lib.gpt_checks import check_chunk
 from course_lib.masks import Mask, causal, not_padding, sliding_window
 from course_lib.masks.rule import Positions
 
@@ -32,8 +33,6 @@ from course_lib.masks.rule import Positions
 Masking = Literal["always", "never", "training"]
 #: How a model knows where a word stands.
 PositionKind = Literal["learned", "rotary"]
-#: The caches of `course_lib.cache`, by name.
-CacheKind = Literal["concat", "static", "ring"]
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ class SelfAttention(nn.Module):
             is_causal: promise that `mask` is the causal one and S = T, so that a fused kernel
                 can skip what is blocked.
             rotation: cosines and sines for `rotate`, or None.
-            cache: keys and values of earlier positions; the new ones are put into it. It must
-                have room for them (`Cache.check`), as `GPT.forward` makes sure for all layers.
+            cache: keys and values of earlier positions; the new ones are written to it, and
+                `GPT.forward` commits them.
             need_weights: also return the weights, which a fused kernel never stores.
 
         Returns:
@@ -154,7 +153,7 @@ class SelfAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         if cache is not None:
-            k, v = cache.put(k, v)  # [B, G, S, D]
+            k, v = cache.write(k, v)  # [B, G, S, D]
         if need_weights:
             y, weights = _with_weights(q, k, v, mask)  # [B, H, T, D], [B, H, T, S]
         else:
@@ -277,32 +276,31 @@ class GPT(nn.Module):
             )
         first = self._check_cache(tokens, cache, start)  # the position of the first new word
         slots = torch.arange(first, first + tokens.shape[1], device=tokens.device)  # [T]
-        k_slots = slots if cache is None else cache[0].upcoming(len(slots)).to(slots)  # [S]
+        k_slots = slots if cache is None else cache[0].positions_after(len(slots)).to(slots)  # [S]
         padding = self.check_padding(padding, tokens)
         if cache is not None:
             _check_same_padding(cache, padding)
-        self._check_prefix(first + len(slots))
-        if cache is not None:
-            self._check_reach(first, slots, k_slots)
+        if self._is_masked:
+            check_chunk(self.mask, first, len(slots), 0 if cache is None else cache[0].first)
         mask, is_causal = self._in_force(slots, k_slots, padding, dense=return_weights)
         logical = slots if padding is None else (slots - padding[:, None]).clamp(min=0)  # [B, T]
         rotation = self._rotation(logical) if self.config.positions == "rotary" else None
         x = self.embed(tokens, logical)  # [B, T, C]
         all_weights = []
-        with all_or_nothing(cache):
-            for i, block in enumerate(self.blocks):
-                x, weights = block(
-                    x,
-                    mask,
-                    is_causal=is_causal,
-                    rotation=rotation,
-                    cache=None if cache is None else cache[i],
-                    need_weights=return_weights,
-                )  # [B, T, C], [B, H, T, S]
-                all_weights.append(weights)
-                if cache is not None:
-                    cache[i].padding = padding
-            logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
+        for i, block in enumerate(self.blocks):
+            x, weights = block(
+                x,
+                mask,
+                is_causal=is_causal,
+                rotation=rotation,
+                cache=None if cache is None else cache[i],
+                need_weights=return_weights,
+            )  # [B, T, C], [B, H, T, S]
+            all_weights.append(weights)
+        logits = self.head(self.norm(x[:, -1:] if last_only else x))  # [B, T, V]
+        for layer in cache or ():
+            layer.padding = padding
+            layer.commit(len(slots))
         return (logits, all_weights) if return_weights else logits
 
     def embed(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -371,21 +369,7 @@ class GPT(nn.Module):
             ValueError: if `kind` is unknown, or `size` missing, unwanted, below 1 or beyond the
                 model's context.
         """
-        context = self.config.context
-        if kind not in get_args(CacheKind):
-            raise ValueError(f"kind: expected one of {get_args(CacheKind)}; got {kind!r}")
-        if kind == "concat" and size is not None:
-            raise ValueError(f"size: expected none for a concat cache; got {size}")
-        if kind == "ring" and size is None:
-            raise ValueError("size: expected the window of the ring; got None")
-        if size is not None and not 1 <= size <= context:
-            raise ValueError(f"size: expected 1..{context} (the model's context); got {size}")
-        makers = {
-            "concat": ConcatCache,
-            "static": lambda: StaticCache(context if size is None else size),
-            "ring": lambda: RingCache(size),
-        }
-        return [makers[kind]() for _ in self.blocks]
+        return new_caches(kind, self.config.layers, self.config.context, size)
 
     def seen(self, cache: Sequence[Cache]) -> int:
         """How many positions a cache has seen, if it is one that this model can use.
@@ -395,7 +379,8 @@ class GPT(nn.Module):
             ValueError: if it does not have one cache a layer, all in the same state, or if the
                 model does not apply its mask.
         """
-        return self._usable(cache)[0].length
+        self._usable(cache)
+        return cache[0].length
 
     def with_masking(self, masking: Masking) -> "GPT":
         """A copy with the same weights that applies the mask at other times."""
@@ -409,15 +394,14 @@ class GPT(nn.Module):
     def _is_masked(self) -> bool:
         return self.masking == "always" or (self.masking == "training" and self.training)
 
-    def _usable(self, cache: Sequence[Cache]) -> list[Cache]:
-        """The checks of `seen`; the caches that new keys must fit (see `_check_layers`)."""
-        to_fit = _check_layers(cache, self.config.layers)
+    def _usable(self, cache: Sequence[Cache]) -> None:
+        """The checks of `seen`."""
+        _check_layers(cache, self.config.layers)
         if not self._is_masked:
             raise ValueError(
                 "cache: expected a model that applies its mask, because only the mask keeps "
                 f"past keys from changing; got masking={self.masking!r}"
             )
-        return to_fit
 
     def _in_force(
         self, slots: Tensor, k_slots: Tensor, padding: Tensor | None, *, dense: bool
@@ -442,20 +426,16 @@ class GPT(nn.Module):
 
     def _check_cache(self, tokens: Tensor, cache: Sequence[Cache] | None, start: int | None) -> int:
         """Refuse a cache or a start that does not fit; the position of the first new word."""
-        to_fit = [] if cache is None else self._usable(cache)
-        first = to_fit[0].length if to_fit else 0
+        first = 0 if cache is None else self.seen(cache)
         if start is not None and start != first:
             raise ValueError(f"start: expected {first}, the positions seen so far; got {start}")
-        batch, new = tokens.shape
+        new = tokens.shape[1]
         if first + new > self.config.context:
             parts = f" ({first} cached and {new} new)" if first else ""
             raise ValueError(
                 f"tokens: expected at most {self.config.context} positions (the context); "
                 f"got {first + new}{parts}"
             )
-        shape = (batch, self.config.key_heads, new, self.config.head_dim)
-        for layer in to_fit:
-            layer.check(shape, shape, self.word.weight.dtype, self.word.weight.device)
         return first
 
     def check_padding(self, padding: Tensor | None, tokens: Tensor) -> Tensor | None:
@@ -476,34 +456,6 @@ class GPT(nn.Module):
                 f"got {padding.tolist()}"
             )
         return padding if bool(padding.any()) else None
-
-    def _check_prefix(self, length: int) -> None:
-        """Refuse a text that ends inside a prefix, whose rows must see all of it."""
-        if self._is_masked and length < self.mask.least_keys:
-            raise ValueError(
-                f"tokens: expected at least the {self.mask.least_keys} positions of the prefix of "
-                f"{self.mask!r}, in one chunk; got {length}"
-            )
-
-    def _check_reach(self, first: int, slots: Tensor, k_slots: Tensor) -> None:
-        """Refuse a cache that would give other outputs than the whole text at once."""
-        if first == 0 or (self.mask.never_ahead and len(k_slots) == first + len(slots)):
-            return  # nothing cached, or nothing that could go wrong
-        past = torch.arange(first, device=slots.device)
-        if bool(self.mask.tensor(past, slots).any()):
-            raise ValueError(
-                f"cache: {self.mask!r} lets a cached position see a new one, so its keys would "
-                "have to change; feed those positions in one chunk"
-            )
-        if len(k_slots) == first + len(slots):
-            return  # nothing was dropped
-        lost = past[~torch.isin(past, k_slots)]
-        seen = self.mask.tensor(slots, lost).flatten(end_dim=-2).any(dim=0)  # [lost]
-        if bool(seen.any()):
-            raise ValueError(
-                f"cache: {self.mask!r} lets a new word see position {int(lost[seen][0])}, which "
-                "the cache has dropped"
-            )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -617,26 +569,19 @@ def _check_tokens(tokens: Tensor, device: torch.device) -> None:
         raise ValueError(f"tokens: expected the device of the model, {device}; got {tokens.device}")
 
 
-def _check_layers(cache: Sequence[Cache], layers: int) -> list[Cache]:
-    """Refuse what is not one cache a layer, all in the same state.
-
-    Returns:
-        The first cache and those that are not quite like it: keys that fit these fit all.
-    """
+def _check_layers(cache: Sequence[Cache], layers: int) -> None:
+    """Refuse what is not one cache a layer, all in the same state."""
     if not isinstance(cache, Sequence) or not all(isinstance(c, Cache) for c in cache):
         raise TypeError("cache: expected a list with one Cache a layer; see GPT.new_cache")
     if len(cache) != layers or len(set(map(id, cache))) != layers:
         raise ValueError(
             f"cache: expected {layers} different caches, one a layer; got {len(cache)}"
         )
-    first = cache[0]
-    unlike = [c for c in cache[1:] if not first.alike(c)]
-    if any(c.layout != first.layout for c in unlike):
+    if not all(layer.same_state(cache[0]) for layer in cache[1:]):
         raise ValueError(
             "cache: expected the same kind of cache and the same positions in all layers; got "
             f"lengths {[c.length for c in cache]}"
         )
-    return [first, *unlike]
 
 
 def _check_same_padding(cache: Sequence[Cache], padding: Tensor | None) -> None:
