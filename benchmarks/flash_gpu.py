@@ -205,7 +205,7 @@ def save(record: Record, out: str) -> None:
 
 def tuning() -> dict[str, dict[str, float | str]]:
     """What the library tried when it chose its tiles: milliseconds, or why one does not work."""
-    from course_lib.flash.triton_kernels import CHOSEN, TRIED, Config
+    from course_lib.flash.triton_tuning import CHOSEN, TRIED, Config
 
     def label(c: Config) -> str:
         how = " tma" * c.tma + " atomic" * c.dq_atomic
@@ -336,11 +336,12 @@ def steps(record: Record, s: Setting, D: int, length: int) -> None:
 
     All but the last use the same tiles, so that a step shows its own gain.
     """
-    from course_lib.flash import flash_attention, triton_kernels
-    from course_lib.flash.triton_steps import step_attention
+    from benchmarks.triton_steps import step_attention
+    from course_lib.flash import flash_attention
+    from course_lib.flash.triton_tuning import candidates
 
     capability = torch.cuda.get_device_capability() if s.device == "cuda" else None
-    base = triton_kernels.candidates("forward", capability, D, s.dtype)[-1]
+    base = candidates("forward", capability, D, s.dtype)[-1]
     calls: dict[str, Call] = {
         "teaching kernel": partial(step_attention, config=base),
         "+ exp2, folded scale": partial(step_attention, exp2=True, config=base),

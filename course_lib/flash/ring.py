@@ -49,7 +49,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Block:
+class Visit:
     """A piece of local queries against a piece of a visitor's keys.
 
     Attributes:
@@ -84,7 +84,7 @@ def positions(rank: int, world: int, length: int, split: Split = "zigzag") -> ND
     return np.concatenate([np.arange(c * chunk, (c + 1) * chunk) for c in mine])
 
 
-def block_for(rank: int, source: int, n: int, split: Split = "zigzag") -> Block | None:
+def visit_for(rank: int, source: int, n: int, split: Split = "zigzag") -> Visit | None:
     """What rank `rank` computes when the n keys of `source` visit; None if it sees none of them.
 
     Under zigzag every visit is half a square: a visitor from an earlier rank shows its first
@@ -92,21 +92,21 @@ def block_for(rank: int, source: int, n: int, split: Split = "zigzag") -> Block 
     """
     whole, first, second = slice(0, n), slice(0, n // 2), slice(n // 2, n)
     if source == rank:
-        return Block(whole, whole, causal=True)
+        return Visit(whole, whole, causal=True)
     if split == "zigzag":
         if source < rank:
-            return Block(whole, first, causal=False)
-        return Block(second, whole, causal=False)
-    return Block(whole, whole, causal=False) if source < rank else None
+            return Visit(whole, first, causal=False)
+        return Visit(second, whole, causal=False)
+    return Visit(whole, whole, causal=False) if source < rank else None
 
 
-def pairs_in(block: Block | None) -> int:
-    """How many visible (query, key) pairs a block has."""
-    if block is None:
+def pairs_in(visit: Visit | None) -> int:
+    """How many visible (query, key) pairs a visit has."""
+    if visit is None:
         return 0
-    rows = block.queries.stop - block.queries.start
-    columns = block.keys.stop - block.keys.start
-    return rows * (rows + 1) // 2 if block.causal else rows * columns
+    rows = visit.queries.stop - visit.queries.start
+    columns = visit.keys.stop - visit.keys.start
+    return rows * (rows + 1) // 2 if visit.causal else rows * columns
 
 
 def merge(
@@ -166,7 +166,7 @@ def ring_attention(
     if not dist.is_initialized():
         raise RuntimeError(
             "ring_attention: call torch.distributed.init_process_group first (for a try on one "
-            "machine, course_lib.flash.launch does)"
+            "machine, course_lib.flash.processes does)"
         )
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if not 0 < factor < math.inf:
@@ -196,16 +196,16 @@ class _Ring(torch.autograd.Function):
         wide = _accumulator(q.dtype)
         o = torch.zeros_like(q, dtype=wide)
         lse = torch.full(q.shape[:3], -math.inf, dtype=wide, device=q.device)
-        for block, keys in _visits(torch.stack([k, v]), split, group, work):
-            rows = block.queries
-            visitor = keys[:, :, :, block.keys]
+        for visit, keys in _visits(torch.stack([k, v]), split, group, work):
+            rows = visit.queries
+            visitor = keys[:, :, :, visit.keys]
             begin = _clock()
-            o_new, lse_new = attend(q[:, :, rows], visitor[0], visitor[1], block.causal, scale)
+            o_new, lse_new = attend(q[:, :, rows], visitor[0], visitor[1], visit.causal, scale)
             o[:, :, rows], lse[:, :, rows] = merge(
                 o[:, :, rows], lse[:, :, rows], o_new.to(wide), lse_new.to(wide)
             )
             work.seconds += _clock() - begin
-            work.pairs += pairs_in(block)
+            work.pairs += pairs_in(visit)
         out = o.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.split, ctx.scale, ctx.group, ctx.work = split, scale, group, work
@@ -222,19 +222,19 @@ class _Ring(torch.autograd.Function):
         # The gradient of a visitor travels with it, and is home after the last step.
         travelling = _Travelling(torch.zeros_like(torch.stack([k, v]), dtype=wide), ctx.group)
         visits = _visits(torch.stack([k, v]), ctx.split, ctx.group, ctx.work, every=True)
-        for block, keys in visits:
+        for visit, keys in visits:
             part = None
-            if block is not None:
-                rows, columns = block.queries, block.keys
+            if visit is not None:
+                rows, columns = visit.queries, visit.keys
                 begin = _clock()
                 dq_new, dk, dv = differentiate(
                     do[:, :, rows], q[:, :, rows], keys[0, :, :, columns], keys[1, :, :, columns],
-                    lse[:, :, rows], delta[:, :, rows], block.causal, ctx.scale,
+                    lse[:, :, rows], delta[:, :, rows], visit.causal, ctx.scale,
                 )  # fmt: skip
                 dq[:, :, rows] += dq_new.to(wide)
                 part = columns, torch.stack([dk, dv]).to(wide)
                 ctx.work.seconds += _clock() - begin
-                ctx.work.pairs += pairs_in(block)
+                ctx.work.pairs += pairs_in(visit)
             travelling.add_and_send(part)
         dk, dv = travelling.arrived()
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
@@ -246,7 +246,7 @@ def _visits(
     group: dist.ProcessGroup | None,
     work: Work,
     every: bool = False,
-) -> Iterator[tuple[Block | None, torch.Tensor]]:
+) -> Iterator[tuple[Visit | None, torch.Tensor]]:
     """Own keys first, then those of each rank before, around the ring.
 
     The next visitor is on its way while the present one is used. Visits of which this rank sees
@@ -259,9 +259,9 @@ def _visits(
         coming, requests = None, []
         if step + 1 < world:
             coming, requests = _pass_on(keys, group)
-        block = block_for(rank, source, keys.shape[3], split)
-        if every or block is not None:
-            yield block, keys
+        visit = visit_for(rank, source, keys.shape[3], split)
+        if every or visit is not None:
+            yield visit, keys
         begin = time.perf_counter()
         for request in requests:
             request.wait()
@@ -365,9 +365,9 @@ def _attend_triton(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(o, lse) of one block, by the Flash kernel."""
-    from course_lib.flash import triton_kernels
+    from course_lib.flash import triton_passes
 
-    o, lse2 = triton_kernels.forward(q, k, v, causal() if is_causal else None, scale)
+    o, lse2 = triton_passes.forward(q, k, v, causal() if is_causal else None, scale)
     return o, lse2[:, :, : q.shape[2]] * math.log(2)
 
 
@@ -382,14 +382,14 @@ def _differentiate_triton(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(dq, dk, dv) of one block, by the Flash kernels."""
-    from course_lib.flash import triton_kernels
+    from course_lib.flash import triton_passes
 
-    lse2 = triton_kernels.line_a_head(q, math.inf)
+    lse2 = triton_passes.line_a_head(q, math.inf)
     lse2[:, :, : q.shape[2]] = lse * math.log2(math.e)
-    lines = triton_kernels.line_a_head(q, 0.0)
+    lines = triton_passes.line_a_head(q, 0.0)
     lines[:, :, : q.shape[2]] = delta
     mask = causal() if is_causal else None
-    return triton_kernels.backward(do, q, k, v, lse2, lines, mask, scale)
+    return triton_passes.backward(do, q, k, v, lse2, lines, mask, scale)
 
 
 def _clock() -> float:

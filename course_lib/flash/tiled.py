@@ -34,7 +34,7 @@ _LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
-class Step:
+class KeySpan:
     """Keys `start` to `stop` of one row of tiles, to be computed in one product.
 
     Attributes:
@@ -89,14 +89,14 @@ def tiled_attention_numpy(
     out = np.zeros((*task.q.shape[:-1], v.shape[-1]), q.dtype)
     lse = np.full(task.q.shape[:-1], -np.inf, work)
     buffer = np.empty(min(block, task.n_queries) * task.width, work)
-    for b, rows, steps in task.rows_of_tiles():
+    for b, rows, spans in task.rows_of_tiles():
         for h in range(task.heads):
             kv = h // task.group
             out[b, h, rows], lse[b, h, rows] = _row_numpy(
                 task.q[b, h, rows].astype(work) * work(task.scale),
                 task.k[b, kv],
                 task.v[b, kv],
-                steps,
+                spans,
                 buffer,
             )
     out = out.reshape(*q.shape[:-1], v.shape[-1])
@@ -104,18 +104,18 @@ def tiled_attention_numpy(
 
 
 def _row_numpy(
-    q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], steps: list[Step], buffer: NDArray[Any]
+    q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], spans: list[KeySpan], buffer: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Output [Bq, d_v] and logsumexp [Bq] of one block of scaled queries [Bq, d]."""
     m = np.full((len(q), 1), -np.inf, q.dtype)  # running maximum
     l = np.zeros((len(q), 1), q.dtype)  # noqa: E741 - the papers' name of the running sum
     acc = np.zeros((len(q), v.shape[-1]), q.dtype)  # running weighted sum
-    for step in steps:
-        width = step.stop - step.start
+    for span in spans:
+        width = span.stop - span.start
         s = buffer[: len(q) * width].reshape(len(q), width)
-        keys = k[step.start : step.stop].astype(q.dtype, copy=False)
+        keys = k[span.start : span.stop].astype(q.dtype, copy=False)
         np.matmul(q, keys.T, out=s)
-        for columns, cells in step.blocked:
+        for columns, cells in span.blocked:
             np.copyto(s[:, columns], -np.inf, where=cells)
         new_m = np.maximum(m, s.max(axis=1, keepdims=True))
         shift = np.where(new_m == -np.inf, 0, new_m).astype(q.dtype)  # nothing seen yet
@@ -123,7 +123,7 @@ def _row_numpy(
         p = np.exp(s, out=s)
         shrink = np.exp(m - shift)  # what was summed so far, relative to the new maximum
         l = shrink * l + p @ np.ones((width, 1), q.dtype)  # noqa: E741 - a product sums faster
-        acc = shrink * acc + p @ v[step.start : step.stop].astype(q.dtype, copy=False)
+        acc = shrink * acc + p @ v[span.start : span.stop].astype(q.dtype, copy=False)
         m = new_m
     some = l != 0
     with np.errstate(divide="ignore"):
@@ -180,14 +180,14 @@ class _Tiled(torch.autograd.Function):
         lse = torch.full(q.shape[:-1], -torch.inf, dtype=work, device=q.device)
         rows_at_once = min(task.block, task.n_queries)
         buffer = torch.empty(rows_at_once * task.width, dtype=work, device=q.device)
-        for b, rows, steps in task.rows_of_tiles():
+        for b, rows, spans in task.rows_of_tiles():
             # exp2 is faster than exp, so the scale also carries log2(e).
             queries = q[b, :, rows].to(work) * (task.scale * _LOG2_E)  # [H, Bq, d]
             state = _State.of_nothing(queries, v.shape[-1])
             keys, values = k[b].unbind(), v[b].unbind()
             for h, (one, remembered) in enumerate(zip(queries, state.heads(), strict=True)):
                 kv = h // task.group
-                _row_torch(one, keys[kv], values[kv], steps, buffer, remembered)
+                _row_torch(one, keys[kv], values[kv], spans, buffer, remembered)
             out[b, :, rows], lse[b, :, rows] = state.finished()
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.task = task
@@ -202,14 +202,14 @@ class _Tiled(torch.autograd.Function):
         task, work = ctx.task, lse.dtype
         dq, dk, dv = (torch.zeros_like(x, dtype=work) for x in (q, k, v))
         delta = (grad.to(work) * out.to(work)).sum(-1, keepdim=True)  # [B, H, Tq, 1]
-        for b, rows, steps in task.rows_of_tiles():
+        for b, rows, spans in task.rows_of_tiles():
             for h in range(task.heads):
                 kv = h // task.group
                 _row_backward(
                     (q[b, h, rows].to(work), k[b, kv], v[b, kv], grad[b, h, rows].to(work)),
                     (dq[b, h, rows], dk[b, kv], dv[b, kv]),
                     (lse[b, h, rows, None], delta[b, h, rows]),
-                    steps,
+                    spans,
                     task.scale,
                 )
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None
@@ -250,15 +250,15 @@ class _State:
 
 
 def _row_torch(
-    q: Tensor, k: Tensor, v: Tensor, steps: list[Step], buffer: Tensor, state: _State
+    q: Tensor, k: Tensor, v: Tensor, spans: list[KeySpan], buffer: Tensor, state: _State
 ) -> None:
     """Let one block of scaled queries [Bq, d] walk over its keys; `state` is changed in place."""
     m, l, acc = state.m, state.l, state.acc  # noqa: E741 - the papers' names
-    for number, step in enumerate(steps):
-        keys, values = k[step.start : step.stop].to(q.dtype), v[step.start : step.stop].to(q.dtype)
+    for number, span in enumerate(spans):
+        keys, values = k[span.start : span.stop].to(q.dtype), v[span.start : span.stop].to(q.dtype)
         s = buffer[: len(q) * len(keys)].view(len(q), len(keys))
         torch.mm(q, keys.T, out=s)
-        for columns, cells in step.blocked:
+        for columns, cells in span.blocked:
             s[:, columns].masked_fill_(cells, -torch.inf)
         new_m = torch.maximum(m, s.amax(dim=1, keepdim=True))
         p = s.sub_(new_m).exp2_()
@@ -276,19 +276,19 @@ def _row_backward(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     gradients: tuple[Tensor, Tensor, Tensor],
     saved: tuple[Tensor, Tensor],
-    steps: list[Step],
+    spans: list[KeySpan],
     scale: float,
 ) -> None:
     """Add what one block of queries contributes to dq, dk and dv (algorithm 4 of the paper)."""
     q, k, v, do = inputs
     dq, dk, dv = gradients
     lse, delta = saved
-    for step in steps:
-        keys = slice(step.start, step.stop)
+    for span in spans:
+        keys = slice(span.start, span.stop)
         key, value = k[keys].to(q.dtype), v[keys].to(q.dtype)
         s = (q @ key.T) * scale
         p = torch.exp(s - lse.masked_fill(lse == -torch.inf, 0))
-        for columns, cells in step.blocked:
+        for columns, cells in span.blocked:
             p[:, columns].masked_fill_(cells, 0)
         ds = p * (do @ value.T - delta) * scale
         dv[keys] += p.T @ do
@@ -305,7 +305,7 @@ class _Task:
         v: values [B, Hk, Tk, d_v].
         heads: Hq.
         group: query heads that share a key head.
-        width: the most keys of one step.
+        width: the most keys of one span.
     """
 
     def __init__(
@@ -341,34 +341,34 @@ class _Task:
                 f"{self.n_keys} keys"
             )
 
-    def rows_of_tiles(self) -> Iterator[tuple[int, slice, list[Step]]]:
-        """(sequence, queries, steps) of every row of tiles; shared masks are read once."""
+    def rows_of_tiles(self) -> Iterator[tuple[int, slice, list[KeySpan]]]:
+        """(sequence, queries, spans) of every row of tiles; shared masks are read once."""
         rule_batch = None if self.mask is None else self.mask.batch
         for first in range(0, self.n_queries, self.block):
             rows = slice(first, min(first + self.block, self.n_queries))
-            shared = self._steps(rows, None) if rule_batch is None else None
+            shared = self._spans(rows, None) if rule_batch is None else None
             for b in range(len(self.q)):
-                yield b, rows, self._steps(rows, b) if shared is None else shared
+                yield b, rows, self._spans(rows, b) if shared is None else shared
 
-    def _steps(self, rows: slice, b: int | None) -> list[Step]:
+    def _spans(self, rows: slice, b: int | None) -> list[KeySpan]:
         if self.mask is None:
             kinds = np.full(-(-self.n_keys // self.block), Tile.FULL)
         else:
             kinds = self._kinds(self.positions[rows])
             kinds = kinds[0] if b is None else kinds[b, 0, 0]
-        steps: list[Step] = []
+        spans: list[KeySpan] = []
         for j in np.flatnonzero(kinds != Tile.EMPTY):
             start, stop = int(j) * self.block, min((int(j) + 1) * self.block, self.n_keys)
-            before = steps[-1] if steps else None
+            before = spans[-1] if spans else None
             if before and before.stop == start and stop - before.start <= self.width:
-                begin, blocked = steps.pop().start, before.blocked
+                begin, blocked = spans.pop().start, before.blocked
             else:
                 begin, blocked = start, ()
             if kinds[j] == Tile.PARTIAL:
                 columns = slice(start - begin, stop - begin)
                 blocked = (*blocked, (columns, self._blocked(rows, start, stop, b)))
-            steps.append(Step(begin, stop, blocked))
-        return steps
+            spans.append(KeySpan(begin, stop, blocked))
+        return spans
 
     def _kinds(self, q_pos: NDArray[np.integer]) -> NDArray[np.int8]:
         """Kinds of the tiles of one row, [1, tiles] or [B, 1, 1, tiles].

@@ -161,11 +161,13 @@ def _library(root: Path) -> Iterator[Path]:
 
 
 def _benchmarks(project: Project) -> Iterator[Path]:
-    """The scripts that a lesson names, and their recorded runs, which it draws."""
+    """The scripts that a lesson names, what they import, and their recorded runs."""
     folder = project.root / "benchmarks"
     sources = (project.root / "notebooks" / "source" / f"{c.name}.py" for c in project.chapters)
     text = "\n".join(source.read_text("utf-8") for source in sources)
-    for name in sorted(set(re.findall(r"benchmarks/(\w+)\.py", text))):
+    named = set(re.findall(r"benchmarks/(\w+)\.py", text))
+    scripts = "\n".join((folder / f"{name}.py").read_text("utf-8") for name in named)
+    for name in sorted(named | set(re.findall(r"from benchmarks\.(\w+) import", scripts))):
         yield folder / f"{name}.py"
         result = folder / "results" / f"{name}.json"
         if result.is_file():

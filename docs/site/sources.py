@@ -35,7 +35,7 @@ LIBRARY = (
         ("language", "gpt", "gpt2", "training", "generation"),
     ),
     ("leaks", "Finding leaks", ("leaks.influence", "leaks.audit")),
-    ("flash", "Attention without the matrix", ("flash.tiled", "flash.backends", "flash.ring")),
+    ("flash", "Attention without the matrix", ("flash.tiled", "flash.available", "flash.ring")),
     (
         "pages",
         "Pictures and notebooks",

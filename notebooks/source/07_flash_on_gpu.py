@@ -64,7 +64,7 @@ from course_lib.figures.flash import (
     walk_view,
 )
 from course_lib.flash import (
-    backends,
+    available_kernels,
     sdpa_kernel_used,
     tiled_attention_numpy,
     tiled_attention_torch,
@@ -934,12 +934,12 @@ with sdpa_kernel([SDPBackend.FLASH_ATTENTION]), warnings.catch_warnings():
 # What a CPU has, tried out just now:
 
 # %%
-for backend in backends("cpu"):
-    if backend.name != "Triton":  # its line depends on the machine
-        print(backend)
+for kernel in available_kernels("cpu"):
+    if kernel.name != "Triton":  # its line depends on the machine
+        print(kernel)
 
 # %% [markdown]
-# `backends()` without an argument tries what *your* machine has, with Triton, and repeats torch's own reasons where a kernel is missing.
+# `available_kernels()` without an argument tries what *your* machine has, with Triton, and repeats torch's own reasons where a kernel is missing.
 # The order in which SDPA prefers them is not always the order of speed, so a benchmark against "SDPA" should name the kernel that it beat.
 #
 # ### FlexAttention
@@ -1160,8 +1160,8 @@ if ON_GPU:
     good_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if good_bf16 else torch.float16
     print(torch.cuda.get_device_name(), capability, "torch", torch.__version__, dtype)
-    for backend in backends("cuda"):
-        print(backend)
+    for kernel in available_kernels("cuda"):
+        print(kernel)
     qh, kh, vh = (torch.randn(1, 16, 4096, 128, device="cuda", dtype=dtype) for _ in range(3))
     exact = attention(*(t[:, :1].double() for t in (qh, kh, vh)), causal())[0]
 

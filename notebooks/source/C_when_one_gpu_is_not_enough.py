@@ -24,7 +24,7 @@ import numpy as np
 from course_lib.attention import attention
 from course_lib.costs import kv_cache_bytes
 from course_lib.figures.ring import ring_view
-from course_lib.flash.launch import launch
+from course_lib.flash.processes import launch
 from course_lib.flash.ring import positions
 from course_lib.flash.ring_demo import one_rank
 from course_lib.lesson import expected_error, table

@@ -119,7 +119,7 @@ def ring_work(world: int) -> str:
     work: dict[str, list[float]] = {}
     for split in ("contiguous", "zigzag"):
         work[split] = [
-            sum(rings.pairs_in(rings.block_for(r, s, n, split)) for s in range(world)) / n**2
+            sum(rings.pairs_in(rings.visit_for(r, s, n, split)) for s in range(world)) / n**2
             for r in range(world)
         ]
     rows = {f"rank {r}": [f"{work[s][r]:.1f}" for s in work] for r in range(world)}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from course_lib.attention import attention
 from course_lib.flash import ring
-from course_lib.flash.launch import launch
-from course_lib.flash.ring import block_for, merge, pairs_in, positions, ring_attention
+from course_lib.flash.processes import launch
+from course_lib.flash.ring import merge, pairs_in, positions, ring_attention, visit_for
 from course_lib.flash.ring_demo import one_rank
 from course_lib.masks import causal
 
@@ -114,7 +114,7 @@ def test_blocks_cover_the_causal_mask_exactly_once(world, chunk, split):
     seen = np.zeros((length, length), int)
     for rank in range(world):
         for source in range(world):
-            block = block_for(rank, source, length // world, split)
+            block = visit_for(rank, source, length // world, split)
             if block is None:
                 continue
             rows, columns = owned[rank][block.queries], owned[source][block.keys]
@@ -129,7 +129,7 @@ def test_blocks_cover_the_causal_mask_exactly_once(world, chunk, split):
 def test_zigzag_gives_every_rank_the_same_work_in_every_step(world, chunk):
     n = 2 * chunk
     work = [
-        [pairs_in(block_for(rank, (rank - step) % world, n)) for step in range(world)]
+        [pairs_in(visit_for(rank, (rank - step) % world, n)) for step in range(world)]
         for rank in range(world)
     ]
     assert all(steps == work[0] for steps in work)
@@ -139,7 +139,7 @@ def test_contiguous_parts_are_unfair():
     """Counted in tiles of one part by one part, diagonal ones half: .5, 1.5, 2.5, 3.5."""
     n = 1000
     work = [
-        sum(pairs_in(block_for(rank, source, n, "contiguous")) for source in range(4)) / n**2
+        sum(pairs_in(visit_for(rank, source, n, "contiguous")) for source in range(4)) / n**2
         for rank in range(4)
     ]
     assert work == pytest.approx([0.5, 1.5, 2.5, 3.5], abs=1 / n)

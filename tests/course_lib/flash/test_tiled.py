@@ -19,13 +19,13 @@ from course_lib.costs import (
     roofline,
 )
 from course_lib.flash import (
-    Backend,
-    backends,
+    KernelStatus,
+    available_kernels,
     sdpa_kernel_used,
     tiled_attention_numpy,
     tiled_attention_torch,
 )
-from course_lib.flash.backends import _failure
+from course_lib.flash.available import _failure
 from course_lib.flash.tiled import _Task
 from course_lib.leaks import assert_causal
 from course_lib.masks import (
@@ -335,20 +335,20 @@ def test_a_kernel_that_fails_without_a_word_is_reported_all_the_same():
 
 
 def test_backends_say_what_runs_on_a_cpu_and_why_the_rest_does_not():
-    found = {b.name: b for b in backends("cpu")}
+    found = {b.name: b for b in available_kernels("cpu")}
     assert list(found)[:4] == ["MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]
     assert found["MATH"].runs and found["FlexAttention"].runs
     assert not found["CUDNN_ATTENTION"].runs and "cpu" in found["CUDNN_ATTENTION"].why
     assert all("\n" not in b.why and len(str(b)) < 100 for b in found.values())
-    assert str(Backend("A", True, "b")).split() == ["A", "runs", "b"]
+    assert str(KernelStatus("A", True, "b")).split() == ["A", "runs", "b"]
 
 
 def test_triton_in_its_interpreter_counts_as_running(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert "interpreter" in {b.name: b for b in backends("cpu")}["Triton"].why
+    assert "interpreter" in {b.name: b for b in available_kernels("cpu")}["Triton"].why
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert not {b.name: b for b in backends("cpu")}["Triton"].runs
+    assert not {b.name: b for b in available_kernels("cpu")}["Triton"].runs
 
 
 def test_the_kernel_that_a_call_takes_is_named():

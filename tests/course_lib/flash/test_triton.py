@@ -1,36 +1,21 @@
-"""The tuned kernels: equal to the reference, whatever the mask, the dtype and the shape.
+"""The tuned kernels: equal to the reference, whatever the mask, the dtype and the shape."""
 
-Without a GPU they run in Triton's interpreter, at small sizes, and are compiled for GPUs that are
-not here in a process of its own.
-"""
-
-import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("needs triton, which is for Linux", allow_module_level=True)
+from tests.helpers.triton import CUDA, DEVICE, TOLERANCE, poison, reference, tensors  # noqa: F401
 
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported for the first time
-
-from course_lib.attention import attention  # noqa: E402
-from course_lib.figures.flash import gpu_view, steps_view  # noqa: E402
-from course_lib.flash import triton_kernels as kernels  # noqa: E402
-from course_lib.flash.tile_plan import tile_plan  # noqa: E402
-from course_lib.flash.triton_forward import CAUSAL, FULL, TILES  # noqa: E402
-from course_lib.flash.triton_kernels import Config, flash_attention, flash_decode  # noqa: E402
-from course_lib.flash.triton_steps import step_attention  # noqa: E402
-from course_lib.leaks import assert_causal  # noqa: E402
-from course_lib.masks import (  # noqa: E402
+# isort: split
+from course_lib.flash import triton_attention, triton_passes, triton_tuning
+from course_lib.flash.tile_plan import tile_plan
+from course_lib.flash.triton_attention import flash_attention, flash_decode
+from course_lib.flash.triton_forward import CAUSAL, FULL, TILES
+from course_lib.flash.triton_tuning import Config
+from course_lib.leaks import assert_causal
+from course_lib.masks import (
     Mask,
     Tile,
     causal,
@@ -43,53 +28,9 @@ from course_lib.masks import (  # noqa: E402
     sliding_window,
     tree,
 )
-from course_lib.masks.rule import lookup  # noqa: E402
-from tests.helpers.paths import ROOT  # noqa: E402
+from course_lib.masks.rule import lookup
 
-# The kernels are defined now; notebooks that this process starts shall not inherit it.
-INTERPRET = os.environ.pop("TRITON_INTERPRET", None)
-DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-#: The error of one rounding of the output, plus that of rounded weights and values.
-TOLERANCE = {torch.float32: 3e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Memory that nobody has written holds NaN: what a kernel leaves out shows."""
-    if INTERPRET:
-        monkeypatch.setenv("TRITON_INTERPRET", INTERPRET)
-    for name in ("empty", "empty_like"):
-        original = getattr(torch, name)
-        monkeypatch.setattr(torch, name, _poisoned(original))
-    monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
-
-
-def _poisoned(original):
-    def empty(*args, **kwargs):
-        tensor = original(*args, **kwargs)
-        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-    return empty
-
-
-def tensors(rng, batch, heads, kv_heads, n_queries, n_keys, D, dtype=torch.float32, size=1.0):
-    shapes = ((heads, n_queries), (kv_heads, n_keys), (kv_heads, n_keys), (heads, n_queries))
-    return [
-        torch.from_numpy(rng.normal(size=(batch, h, t, D)) * size).to(dtype).to(DEVICE)
-        for h, t in shapes
-    ]
-
-
-def reference(q, k, v, mask, do=None, scale=None):
-    """Output, and gradients if `do` is given, in float64."""
-    q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
-    group = q.shape[1] // k.shape[1]
-    keys, values = (x.repeat_interleave(group, 1) for x in (k, v))
-    o, _ = attention(q, keys, values, mask, empty_rows="zeros", scale=scale)
-    if do is None:
-        return o.detach()
-    return (o.detach(), *torch.autograd.grad(o, (q, k, v), do.double()))
 
 
 def check(q, k, v, do, mask, *, scale=None, **configs):
@@ -282,9 +223,9 @@ def test_inputs_are_left_alone_and_two_runs_agree():
 
 def test_a_rule_that_only_calls_itself_causal_is_not_taken_for_it():
     liar = Mask(lambda q, k: k <= q + 1, "causal()")
-    assert kernels.mode_of(liar) == TILES and kernels.mode_of(causal()) == CAUSAL
-    assert kernels.mode_of(None) == kernels.mode_of(full()) == FULL
-    assert kernels.mode_of(causal() & causal()) == TILES
+    assert triton_tuning.mode_of(liar) == TILES and triton_tuning.mode_of(causal()) == CAUSAL
+    assert triton_tuning.mode_of(None) == triton_tuning.mode_of(full()) == FULL
+    assert triton_tuning.mode_of(causal() & causal()) == TILES
     rng = np.random.default_rng(9)
     q, k, v, do = tensors(rng, 1, 1, 1, 20, 20, 16)
     check(q, k, v, do, liar)
@@ -321,30 +262,32 @@ def test_a_tile_size_that_does_not_fit_is_passed_over():
 
     def run(config):
         if config == large:
-            raise kernels.triton.runtime.errors.OutOfResources(300_000, 200_000, "shared memory")
+            raise triton_tuning.errors.OutOfResources(300_000, 200_000, "shared memory")
         errors.append(config)
 
-    assert kernels._first_that_fits([large, small], run) == small and errors == [small]
+    assert triton_tuning.first_that_fits([large, small], run) == small and errors == [small]
     with pytest.raises(RuntimeError, match=r"no tile size works on this device.*shared memory"):
-        kernels._first_that_fits([large], run)
+        triton_tuning.first_that_fits([large], run)
 
     def broken(config):
         raise RuntimeError("an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        kernels._first_that_fits([small], broken)
+        triton_tuning.first_that_fits([small], broken)
 
 
 def test_what_is_tried_on_a_gpu_depends_on_it():
     half, fp32 = torch.float16, torch.float32
     for which in ("forward", "backward"):
-        on = {major: kernels.candidates(which, (major, 0), 128, half) for major in range(7, 13)}
+        on = {
+            major: triton_tuning.candidates(which, (major, 0), 128, half) for major in range(7, 13)
+        }
         # sm_100 and sm_120 came later; a sm_120 has no more fast memory than a sm_89.
         assert on[10] == on[12] and set(on[8]) | set(on[9]) == set(on[12])
         assert on[9] == on[12][: len(on[9])]
         assert not any(config.tma for config in on[7] + on[8])
-        for D in kernels.HEAD_DIMS:
-            assert kernels.candidates(which, (8, 6), D, fp32)
+        for D in triton_attention.HEAD_DIMS:
+            assert triton_tuning.candidates(which, (8, 6), D, fp32)
 
 
 def test_the_time_to_launch_is_not_measured(monkeypatch):
@@ -366,14 +309,14 @@ def test_the_time_to_launch_is_not_measured(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: happened.append("sleep"))
-    times = kernels._times([config], lambda _: happened.append("run"), repeats=2, launches=3)
+    times = triton_tuning._times([config], lambda _: happened.append("run"), repeats=2, launches=3)
     one = ["sleep", "event", "run", "run", "run", "event", "wait"]
     assert happened == ["run", *one, *one] and times == {config: 2.0}
 
 
 def test_no_order_of_sums_that_changes_where_the_same_bits_are_wanted():
     def atomics():
-        tried = kernels.candidates("backward", (9, 0), 128, torch.float16)
+        tried = triton_tuning.candidates("backward", (9, 0), 128, torch.float16)
         return [config for config in tried if config.dq_atomic]
 
     assert atomics()
@@ -385,7 +328,7 @@ def test_no_order_of_sums_that_changes_where_the_same_bits_are_wanted():
 
 
 def test_kernels_start_on_the_gpu_that_holds_the_tensors(monkeypatch):
-    assert kernels.on_device(torch.device("cuda", 1)).idx == 1
+    assert triton_passes.on_device(torch.device("cuda", 1)).idx == 1
     inside, launched = [], []
 
     class Guard:
@@ -404,9 +347,9 @@ def test_kernels_start_on_the_gpu_that_holds_the_tensors(monkeypatch):
             launched.append(bool(inside))
             return self.kernel[grid]
 
-    monkeypatch.setattr(kernels, "on_device", lambda _: Guard())
-    for name in [name for name in vars(kernels) if name.endswith("_kernel")]:
-        monkeypatch.setattr(kernels, name, Watched(getattr(kernels, name)))
+    monkeypatch.setattr(triton_passes, "on_device", lambda _: Guard())
+    for name in [name for name in vars(triton_passes) if name.endswith("_kernel")]:
+        monkeypatch.setattr(triton_passes, name, Watched(getattr(triton_passes, name)))
     rng = np.random.default_rng(18)
     q, k, v, do = tensors(rng, 1, 1, 1, 16, 16, 16)
     flash_decode(q[:, :, -1:], k, v)
@@ -417,9 +360,9 @@ def test_kernels_start_on_the_gpu_that_holds_the_tensors(monkeypatch):
 
 def test_the_fastest_that_works_is_chosen():
     slow, fast, large = Config(16, 16), Config(32, 16), Config(32, 32)
-    assert kernels._fastest({slow: 2.0, large: "out of shared memory", fast: 1.0}) == fast
+    assert triton_tuning._fastest({slow: 2.0, large: "out of shared memory", fast: 1.0}) == fast
     with pytest.raises(RuntimeError, match=r"no tile size works .*\(out of shared memory\)"):
-        kernels._fastest({large: "out of shared memory"})
+        triton_tuning._fastest({large: "out of shared memory"})
 
 
 # --- decoding ------------------------------------------------------------------------------------
@@ -461,7 +404,7 @@ def test_slots_that_are_not_filled_are_never_read():
 def test_the_splits_of_a_cache_fill_the_gpu(lines, blocks):
     """By counting: no other number of splits is more than 5% faster, and each has keys."""
     at_once = 396  # of an H200, three for each of 132 processors
-    splits = kernels.splits_that_fill(lines, blocks, at_once)
+    splits = triton_tuning.splits_that_fill(lines, blocks, at_once)
     assert 1 <= splits <= blocks
 
     def waves_times_tiles(splits):
@@ -476,7 +419,7 @@ def test_the_splits_of_a_cache_fill_the_gpu(lines, blocks):
 
 def test_a_length_beyond_the_cache_reads_nothing_beyond_it(monkeypatch):
     """On a GPU nobody looks at the lengths before the kernel does."""
-    monkeypatch.setattr(kernels, "_check_lengths", lambda *_: None)
+    monkeypatch.setattr(triton_attention, "_check_lengths", lambda *_: None)
     rng = np.random.default_rng(16)
     q, k, v, _ = tensors(rng, 2, 2, 1, 3, 20, 16)
     longer = [torch.full((2, 1, 64, 16), math.nan, device=DEVICE) for _ in range(2)]
@@ -494,25 +437,25 @@ def test_decoding_takes_a_smaller_tile_where_fast_memory_is_small(monkeypatch):
     """The preferred tile of bfloat16 and D = 64 may not fit; what comes after it is tried."""
     rng = np.random.default_rng(17)
     q, k, v, _ = tensors(rng, 1, 4, 2, 1, 40, 16)
-    fits, tried, run = Config(16, 32, 4, 1), [], kernels._run_decode
+    fits, tried, run = Config(16, 32, 4, 1), [], triton_passes._run_decode
     with monkeypatch.context() as on_a_gpu:
-        on_a_gpu.setattr(kernels, "INTERPRETED", False)
-        options = kernels.decode_candidates(16, 64)
+        on_a_gpu.setattr(triton_tuning, "INTERPRETED", False)
+        options = triton_tuning.decode_candidates(16, 64)
     assert [(c.block_k, c.stages) for c in options[:3]] == [(128, 3), (128, 2), (128, 1)]
     assert options[-1] == Config(16, 16, 4, 1) and fits in options
     chosen_by = {None: options, 128: options[:3]}
     monkeypatch.setattr(
-        kernels, "decode_candidates", lambda rows, D, block_k, **_: chosen_by[block_k]
+        triton_tuning, "decode_candidates", lambda rows, D, block_k, **_: chosen_by[block_k]
     )
 
     def small(*arguments):
         tried.append(arguments[-1])
         if arguments[-1].block_k > 32:
-            raise kernels.errors.OutOfResources(140_000, 65_536, "shared memory")
+            raise triton_tuning.errors.OutOfResources(140_000, 65_536, "shared memory")
         run(*arguments)
 
-    monkeypatch.setattr(kernels, "CHOSEN", {})
-    monkeypatch.setattr(kernels, "_run_decode", small)
+    monkeypatch.setattr(triton_tuning, "CHOSEN", {})
+    monkeypatch.setattr(triton_passes, "_run_decode", small)
     right = reference(q, k, v, causal())
     for _ in range(2):
         got = flash_decode(q, k, v)
@@ -525,21 +468,23 @@ def test_decoding_takes_a_smaller_tile_where_fast_memory_is_small(monkeypatch):
 def test_decoding_without_tensor_cores_takes_tiles_that_registers_hold(monkeypatch):
     """128 rows x 64 keys by 4 warps made the compiler put 32 KB a thread into slow memory."""
     half, fp32 = torch.float16, torch.float32
-    assert kernels.has_tensor_cores((8, 0), half) and kernels.has_tensor_cores(None, half)
-    assert not kernels.has_tensor_cores((7, 5), half)
-    assert not kernels.has_tensor_cores((9, 0), fp32)
-    sizes = [(rows, D) for rows in (16, 32, 64, 128) for D in kernels.HEAD_DIMS]
+    assert triton_tuning.has_tensor_cores((8, 0), half) and triton_tuning.has_tensor_cores(
+        None, half
+    )
+    assert not triton_tuning.has_tensor_cores((7, 5), half)
+    assert not triton_tuning.has_tensor_cores((9, 0), fp32)
+    sizes = [(rows, D) for rows in (16, 32, 64, 128) for D in triton_attention.HEAD_DIMS]
     with monkeypatch.context() as on_a_gpu:
-        on_a_gpu.setattr(kernels, "INTERPRETED", False)
-        lists = [kernels.decode_candidates(*size, tensor_cores=False) for size in sizes]
+        on_a_gpu.setattr(triton_tuning, "INTERPRETED", False)
+        lists = [triton_tuning.decode_candidates(*size, tensor_cores=False) for size in sizes]
     for (rows, D), (first, *others) in zip(sizes, lists, strict=True):
         assert first.warps == 8 and 16 <= first.block_k <= 64
         assert first.block_k == 16 or rows * D * first.block_k <= 2**16
         assert all(other.block_k <= first.block_k for other in others)
-    assert kernels.decode_candidates(16, 64, 128, tensor_cores=False)[0].block_k == 128
+    assert triton_tuning.decode_candidates(16, 64, 128, tensor_cores=False)[0].block_k == 128
     seen = []
-    monkeypatch.setattr(kernels, "CHOSEN", {})
-    monkeypatch.setattr(kernels, "_run_decode", lambda *arguments: seen.append(arguments[-1]))
+    monkeypatch.setattr(triton_tuning, "CHOSEN", {})
+    monkeypatch.setattr(triton_passes, "_run_decode", lambda *arguments: seen.append(arguments[-1]))
     for dtype in (half, fp32):
         q, k = (torch.zeros(1, 1, t, 64, dtype=dtype, device=DEVICE) for t in (1, 40))
         flash_decode(q, k, k)
@@ -562,18 +507,6 @@ def test_decoding_says_that_it_has_no_gradient():
         flash_decode(x.requires_grad_(), x, x)
     with torch.no_grad():
         flash_decode(x, x, x)
-
-
-# --- the steps from the teaching kernel ----------------------------------------------------------
-
-
-@pytest.mark.parametrize(("exp2", "split"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize(("n_queries", "n_keys"), [(40, 40), (5, 37)])
-def test_each_step_computes_the_same(exp2, split, n_queries, n_keys):
-    rng = np.random.default_rng(13)
-    q, k, v, _ = tensors(rng, 1, 2, 2, n_queries, n_keys, 16)
-    got = step_attention(q, k, v, exp2=exp2, split=split, config=Config(16, 16))
-    assert (got.double() - reference(q, k, v, causal())).abs().max() <= TOLERANCE[q.dtype]
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -634,191 +567,3 @@ def test_errors_of_decoding():
     if not CUDA:
         with pytest.raises(ValueError, match="lengths: expected from 4"):
             flash_decode(X, X, X, lengths=torch.tensor([5]))
-
-
-# --- the benchmark -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def benchmark():
-    path = ROOT / "benchmarks" / "flash_gpu.py"
-    spec = importlib.util.spec_from_file_location("flash_gpu", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def run_dry(benchmark, out, *arguments):
-    """Exit status and record of a dry run: every section at tiny sizes, and no number of a GPU."""
-    with pytest.raises(SystemExit) as ended:
-        benchmark.main(["--dry-run", "--no-flex", "--out", str(out), *arguments])
-    return ended.value.code, json.loads(out.read_text("utf-8"))
-
-
-@pytest.mark.skipif(CUDA, reason="the interpreter was not switched on")
-def test_the_benchmark_runs_dry_and_its_record_can_be_drawn(benchmark, tmp_path, capsys):
-    status, record = run_dry(benchmark, tmp_path / "dry.json")
-    assert status == 0 and record["dry_run"] and not record["failed"]
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == record["ratios"]
-    for direction in ("forward", "backward"):
-        assert {"ours", "ours full", "default"} <= set(record[direction]["d16_T32"])
-        assert "cudnn" not in record[direction]["d16_T32"]
-    assert "d16_T32 cudnn" in record["left_out"]  # demanded by name, so not replaced by another
-    assert record["default_takes"] == {"d16_T32": "FLASH_ATTENTION (CPU)"}
-    assert len(record["steps"]["d16_T32"]) == 6 and record["decode"]["gqa_dry"]["ours_ms"] > 0
-    for figure in (gpu_view(record), steps_view(record)):
-        assert "no GPU, a dry run whose times mean nothing" in figure.alt
-
-
-@pytest.mark.skipif(CUDA, reason="the interpreter was not switched on")
-def test_a_section_that_fails_or_has_no_time_leaves_the_others(benchmark, tmp_path, monkeypatch):
-    def broken(record, **_):
-        raise RuntimeError("an illegal memory access was encountered")
-
-    monkeypatch.setattr(benchmark, "decode", broken)
-    monkeypatch.setattr(benchmark, "one_shape", lambda record, **_: record["ratios"].update(one=1))
-    status, record = run_dry(benchmark, tmp_path / "dry.json")
-    assert status == 1 and record["failed"] == {
-        "decode": "RuntimeError: an illegal memory access was encountered"
-    }
-    assert record["ratios"] == {"one": 1} and len(record["steps"]["d16_T32"]) == 6
-    status, record = run_dry(benchmark, tmp_path / "dry.json", "--minutes", "-1")
-    assert set(record["left_out"].values()) == {"no time left"} and not record["ratios"]
-    assert [path.name for path in tmp_path.iterdir()] == ["dry.json"]  # no half-written file
-
-
-@pytest.mark.parametrize("way", ["--dry-run", "--quick"])
-def test_a_dry_or_quick_run_never_becomes_the_record(benchmark, capsys, way):
-    with pytest.raises(SystemExit, match="2"):
-        benchmark.main([way])
-    assert "--out: expected another file" in capsys.readouterr().err
-
-
-def test_a_failure_to_prepare_flex_attention_is_not_ours(benchmark, monkeypatch):
-    def no_memory(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(benchmark, "flex_call", no_memory)
-    record = {"failed": {}, "left_out": {}}
-    benchmark.flex(record, None, D=16, length=32)
-    assert list(record["left_out"]) == ["d16_T32 flex"] and not record["failed"]
-
-
-@pytest.mark.skipif(CUDA, reason="the interpreter was not switched on")
-def test_a_wrong_result_of_ours_fails_the_run(benchmark, tmp_path, monkeypatch, capsys):
-    original = benchmark.variants
-    # The causal kernel forgets its mask, and the others are right.
-    monkeypatch.setattr(
-        benchmark, "variants", lambda: original() | {"ours": original()["ours full"]}
-    )
-    status, record = run_dry(benchmark, tmp_path / "dry.json")
-    assert status == 1 and "is off by" in record["failed"]["d16_T32 ours"]
-    assert "ours" not in record["forward"]["d16_T32"] and "default" in record["forward"]["d16_T32"]
-    assert "forward_d128_.._over_cudnn: not measured" in capsys.readouterr().out
-
-
-def test_the_benchmark_finds_a_wrong_result(benchmark):
-    right = torch.ones(3)
-    assert benchmark.compare("o", right * 1.01, right, 0.03) == pytest.approx(0.01)
-    for wrong in (right * 1.1, right * math.nan):
-        with pytest.raises(ValueError, match="dq is off by"):
-            benchmark.compare("dq", wrong, right, 0.03)
-
-
-# --- for GPUs that are not here ------------------------------------------------------------------
-
-COMPILE = """
-import json, sys
-from dataclasses import asdict
-import torch
-from course_lib.flash.compiled import compile_for
-from course_lib.flash.triton_kernels import Config, candidates, decode_candidates
-found = {}
-
-def compile(name, which, capability, dtype, D, config):
-    report = compile_for(which, capability, dtype, D, config)
-    fits = report.fits_on_hopper(config.warps)
-    found[name] = {**asdict(report), "fits": fits}
-
-for capability, dtype in ((75, torch.float16), (80, torch.bfloat16), (90, torch.bfloat16)):
-    pair = (capability // 10, capability % 10)
-    short = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    forward = candidates("forward", pair, 64, dtype)[0]
-    backward = candidates("backward", pair, 64, dtype)[0]
-    turned = Config(backward.block_k, backward.block_q, backward.warps, backward.stages,
-                    backward.tma)
-    compile(f"forward {capability}", "forward", capability, short, 64, forward)
-    if capability < 90:  # the others are slow to compile, and say little more
-        continue
-    compile("keys 90", "keys", 90, short, 64, backward)
-    compile("queries 90", "queries", 90, short, 64, turned)
-    compile("merge 90", "merge", 90, short, 64, Config(16, 16, 4))
-    compile("delta 90", "delta", 90, short, 64, Config(64, 64, 4))
-compile("decode 90", "decode", 90, "bf16", 64, Config(16, 128, 4, 3))
-compile("decode 90 d128", "decode", 90, "bf16", 128, Config(16, 64, 4, 3))
-for rows, capability, dtype in ((32, 90, "fp32"), (64, 75, "fp16")):
-    config = decode_candidates(rows, 128, tensor_cores=False)[0]
-    compile(f"decode {capability} {dtype}", "decode", capability, dtype, 128, config)
-config = candidates("backward", (8, 0), 128, torch.float32)[0]
-compile("keys 80 fp32", "keys", 80, "fp32", 128, config)
-compile("steps 80", "steps", 80, "bf16", 64, Config(64, 64, 4, 2))
-large = candidates("forward", (9, 0), 128, torch.bfloat16)[0]
-compile("forward 90 d128", "forward", 90, "bf16", 128, large)
-print(json.dumps(found))
-"""
-SHARED = {75: 64 * 1024, 80: 163 * 1024, 90: 227 * 1024}
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """What the compiler reports, from a process that has no interpreter."""
-    folder = tmp_path_factory.mktemp("triton")
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    environment.pop("TRITON_INTERPRET", None)
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def test_the_kernels_compile_for_gpus_that_are_not_here(compiled):
-    """Types, layouts and shared memory, which the interpreter does not check; no time is."""
-    for name, report in compiled.items():
-        kernel, capability = name.split()[0], int(name.split()[1])
-        assert report["shared"] <= SHARED[capability], name
-        # Without tensor cores, numbers that spill would be read again for every product.
-        assert report["stack"] <= (0 if capability == 90 else 64), f"{name} spills"
-        if capability == 90 and kernel in ("forward", "keys", "queries"):
-            assert report["wgmma"] and report["tma"] and not report["mma"], name
-        if capability == 80:
-            assert report["mma"] or "fp32" in name, name
-
-
-def test_full_tiles_pay_for_no_mask_and_the_products_are_those_of_the_formulas(compiled):
-    """On Hopper; a matrix instruction does 64 x n x 16.
-
-    The forward pass has one loop, with the mask in a branch out of it; the others have two.
-    """
-    products = {"forward": 2, "queries": 3, "keys": 4}
-    for name in ("forward 90", "forward 90 d128", "queries 90", "keys 90"):
-        assert not compiled[name]["serialized"], name
-        loops, kernel = compiled[name]["loops"], name.split()[0]
-        assert sorted(loop["selects"] > 0 for loop in loops) == (
-            [False] if kernel == "forward" else [False, True]
-        ), name
-        for loop in loops:
-            assert loop["wgmma"] >= 4 * products[kernel], name
-            # The weights go from one product to the next without leaving the registers,
-            assert loop["from_registers"] >= 4, name
-            # a score costs one multiply-add and one power of two, its scale included,
-            assert loop["fma"] >= loop["exp2"] - 8, name
-            # and no group of warps waits for the other between the softmax and the product.
-            assert loop["barriers_after_exp2"] == 0, name
-
-
-def test_three_programs_of_decoding_fit_on_a_processor(compiled):
-    for name in ("decode 90", "decode 90 d128"):
-        assert compiled[name]["fits"] >= kernels._PROGRAMS_A_PROCESSOR, name
-        assert compiled[name]["mma"], name

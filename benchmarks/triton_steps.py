@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from course_lib.flash.triton_kernels import Config
+from course_lib.flash.triton_tuning import Config
 
 
 @triton.jit

@@ -19,11 +19,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.triton_steps import step_kernel
 from course_lib.flash.triton_backward import delta_kernel, keys_kernel, queries_kernel
 from course_lib.flash.triton_decode import merge_kernel, split_kernel
 from course_lib.flash.triton_forward import CAUSAL, forward_kernel
-from course_lib.flash.triton_kernels import Config
-from course_lib.flash.triton_steps import step_kernel
+from course_lib.flash.triton_tuning import Config
 
 _KERNELS = {
     "forward": forward_kernel,
@@ -61,7 +61,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Report:
+class CompiledKernel:
     """What one compiled kernel needs.
 
     Attributes:
@@ -98,7 +98,7 @@ class Report:
 
 def compile_for(
     which: str, capability: int, dtype: str, D: int, config: Config, mode: int = CAUSAL
-) -> Report:
+) -> CompiledKernel:
     """Compile one kernel with one configuration for a compute capability such as 90.
 
     Args:
@@ -179,7 +179,7 @@ def _type(name: str, dtype: str, constants: dict[str, Any], config: Config, D: i
     return f"*{dtype}" if name.endswith(("_ptr", "_source")) else "i32"
 
 
-def _report(compiled: Any) -> Report:
+def _report(compiled: Any) -> CompiledKernel:
     """Registers, stack and order from the machine code, the rest from what the compiler kept."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
@@ -188,7 +188,7 @@ def _report(compiled: Any) -> Report:
         code = _tool("nvdisasm", "-c", str(binary))
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
     ptx = compiled.asm["ptx"]
-    return Report(
+    return CompiledKernel(
         registers=int(registers),
         stack=int(stack),
         shared=compiled.metadata.shared,

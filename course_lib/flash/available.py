@@ -1,8 +1,9 @@
 """Which attention kernels run on this device, and why the others do not (chapter 7).
 
-`F.scaled_dot_product_attention` is a front door with several kernels behind it. `backends` tries
-each with a tiny input, together with Triton and FlexAttention; `sdpa_kernel_used` says which one
-a given call really took, from the operations that torch dispatched.
+`F.scaled_dot_product_attention` is a front door with several kernels behind it.
+`available_kernels` tries each with a tiny input, together with Triton and FlexAttention;
+`sdpa_kernel_used` says which one a given call really took, from the operations that torch
+dispatched.
 """
 
 import importlib.util
@@ -35,7 +36,7 @@ _SDPA = ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
 
 
 @dataclass(frozen=True)
-class Backend:
+class KernelStatus:
     """One way to compute attention, and whether it runs here.
 
     Attributes:
@@ -52,7 +53,7 @@ class Backend:
         return f"{self.name:<20} {'runs' if self.runs else 'no':<5} {self.why}"
 
 
-def backends(device: str | torch.device | None = None) -> list[Backend]:
+def available_kernels(device: str | torch.device | None = None) -> list[KernelStatus]:
     """Try every kernel on a tiny causal input (1 x 2 x 32 x 32).
 
     Args:
@@ -109,7 +110,7 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _try_sdpa(name: str, x: Tensor) -> Backend:
+def _try_sdpa(name: str, x: Tensor) -> KernelStatus:
     kind = getattr(SDPBackend, name)
 
     def call() -> None:
@@ -124,28 +125,32 @@ def _try_sdpa(name: str, x: Tensor) -> Backend:
             "EFFICIENT_ATTENTION": "fused, in tiles; the oldest GPUs have it too",
             "CUDNN_ATTENTION": "NVIDIA's own fused kernel",
         }
-        return Backend(name, True, words[name])
+        return KernelStatus(name, True, words[name])
     if x.device.type != "cuda":
-        return Backend(name, False, f"a CUDA kernel; this device is {x.device.type}")
-    return Backend(name, False, reason)
+        return KernelStatus(name, False, f"a CUDA kernel; this device is {x.device.type}")
+    return KernelStatus(name, False, reason)
 
 
-def _triton(device: torch.device) -> Backend:
+def _triton(device: torch.device) -> KernelStatus:
     if importlib.util.find_spec("triton") is None:
-        return Backend("Triton", False, "not installed (wheels are for Linux)")
+        return KernelStatus("Triton", False, "not installed (wheels are for Linux)")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        return Backend("Triton", True, "in its interpreter (TRITON_INTERPRET=1): right, but slow")
+        return KernelStatus(
+            "Triton", True, "in its interpreter (TRITON_INTERPRET=1): right, but slow"
+        )
     if device.type != "cuda":
-        return Backend("Triton", False, "installed; needs a GPU, or TRITON_INTERPRET=1 for tests")
+        return KernelStatus(
+            "Triton", False, "installed; needs a GPU, or TRITON_INTERPRET=1 for tests"
+        )
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
-        return Backend(
+        return KernelStatus(
             "Triton", False, f"officially from compute capability 8.0; this is {major}.{minor}"
         )
-    return Backend("Triton", True, f"compiled for compute capability {major}.{minor}")
+    return KernelStatus("Triton", True, f"compiled for compute capability {major}.{minor}")
 
 
-def _flex(x: Tensor) -> Backend:
+def _flex(x: Tensor) -> KernelStatus:
     def call() -> None:
         from torch.nn.attention.flex_attention import flex_attention
 
@@ -153,8 +158,10 @@ def _flex(x: Tensor) -> Backend:
 
     reason = _failure(call)
     if reason is not None:
-        return Backend("FlexAttention", False, reason)
-    return Backend("FlexAttention", True, "uncompiled here: holds the matrix; torch.compile fuses")
+        return KernelStatus("FlexAttention", False, reason)
+    return KernelStatus(
+        "FlexAttention", True, "uncompiled here: holds the matrix; torch.compile fuses"
+    )
 
 
 def _failure(call: Callable[[], None], header: str | None = None) -> str | None:
