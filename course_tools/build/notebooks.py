@@ -30,6 +30,7 @@ from course_lib.lesson import QUIET
 from course_lib.masks import causal
 from course_lib.trace import trace
 from course_tools.build import exercises
+from course_tools.build.version import write_version
 from course_tools.project import Chapter, Project
 
 #: Cells with this tag print what depends on the machine; nbval does not compare it either.
@@ -175,6 +176,7 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
         print(f"{'checked' if check else 'built'} {name}", flush=True)
         problems += found
     problems += _build_readme(project, check=check)
+    problems += write_version(project, check=check)
     return problems + ([] if departures else _build_picture(project, check=check))
 
 
