@@ -1,4 +1,5 @@
 # make lab   opens the course       (LAB_ARGS="--no-browser --port 8889" passes options on)
+# make check  a minute: style, spelling, imports, types, stale notebooks, quick tests
 # make test  checks style, library, notebooks and every printed number
 # make test-browser  runs every notebook in JupyterLab in a real browser
 # make test-release  installs the tree that students get, from nothing, and runs it
@@ -18,16 +19,32 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
-.PHONY: lab test test-browser test-release test-mutants test-recordings test-site site pdf colab colab-subset build clean
+.PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-recordings test-site site pdf colab colab-subset build clean
 
 lab: .venv/lab-ready
 	$(BIN)/jupyter lab --notebook-dir=. $(LAB_ARGS) $(FIRST)
 
-test: .venv/dev-ready
-	@echo "== 1 of 4: style (ruff) and spelling (codespell)"
+check: .venv/dev-ready
+	@$(MAKE) --no-print-directory -j2 check-code check-tests
+
+check-code: .venv/dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/course build --check-sources
+
+check-tests: .venv/dev-ready
+	$(BIN)/python -m pytest -m fast tests --ignore tests/browser --ignore tests/colab
+
+test: .venv/dev-ready
+	@echo "== 1 of 4: style (ruff), spelling (codespell), imports (import-linter), types (mypy)"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 	@echo "== 2 of 4: is every notebook what its source says? (each runs once)"
 	$(BIN)/course build --check
 	@echo "== 3 of 4: what the library, the notebooks and the links claim"
@@ -74,7 +91,8 @@ build: .venv/dev-ready
 	$(BIN)/course build
 
 clean:
-	rm -rf build .colab .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf build .colab .venv .pytest_cache .ruff_cache .mypy_cache .grimp_cache \
+		.import_linter_cache .hypothesis
 
 .venv/lab-ready: pyproject.toml constraints.txt | .venv
 	@echo "== installing the course (a few minutes the first time)"

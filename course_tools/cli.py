@@ -43,9 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = "what to build: 02_tril_mask, exercises/02_tril_mask, ... (default: all)"
     build.add_argument("names", nargs="*", help=names)
-    build.add_argument(
+    how = build.add_mutually_exclusive_group()
+    how.add_argument(
         "--check", action="store_true", help="compare with the files and change nothing"
     )
+    sources = "the same for the sources of all, in seconds: no cell runs"
+    how.add_argument("--check-sources", action="store_true", help=sources)
     build.set_defaults(run=_build)
 
     configure = commands.add_parser("configure", help="set where the student tree is published")
@@ -90,13 +93,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(options: argparse.Namespace) -> int:
     try:
-        from course_tools.build.notebooks import CellFailedError, build
+        from course_tools.build.notebooks import CellFailedError, build, drifted
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs {error.name}, a tool of authors; install it with pip install -e '.[teach]'"
         ) from None
+    project = load_project()
+    if options.check_sources and options.names:
+        raise ValueError("--check-sources: looks at everything; expected no names")
     try:
-        problems = build(load_project(), options.names, check=options.check)
+        if options.check_sources:
+            problems = drifted(project)
+        else:
+            problems = build(project, options.names, check=options.check)
     except CellFailedError as error:
         print(f"a cell failed, nothing was written for its notebook:\n{error}", file=sys.stderr)
         return 1

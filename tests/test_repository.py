@@ -17,6 +17,8 @@ from rattler import MatchSpec
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.fast
+
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 REQUIREMENT = re.compile(r"([\w.-]+)(.*)")
 #: Names that conda-forge gives to packages of the registry.

@@ -203,14 +203,14 @@ def _build_by_name(project: Project, how: dict[str, bool], name: str) -> list[st
 
 
 def drifted(project: Project) -> list[str]:
-    """Which saved notebooks are not those of their sources, without running any cell."""
+    """What is not what its source says, notebooks and README, without running any cell."""
     how = {"check": True, "sources_only": True}
     problems = []
     for chapter in project.chapters:
         problems += _build_one(project, chapter, **how)
     for master in exercises.masters(project.root):
         problems += _build_exercises(project, master, **how)
-    return problems
+    return problems + _build_readme(project, check=True) + write_version(project, check=True)
 
 
 def pin_departures(constraints: Path) -> list[str]:

@@ -14,6 +14,8 @@ from course_lib.example import TOKENS, K, Q, V
 from course_lib.masks import causal, not_padding, prefix_lm, sliding_window
 from course_lib.trace import trace
 
+pytestmark = pytest.mark.fast
+
 # Half precision is computed in float32 inside and rounded once at the end: one unit in the last
 # place of values up to about 4.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}

@@ -13,6 +13,8 @@ from course_lib.attention import attention
 from course_lib.cache import Cache, ConcatCache, RingCache, StaticCache
 from course_lib.masks import Mask, causal, sinks, sliding_window
 
+pytestmark = pytest.mark.fast
+
 KINDS = {
     "concat": ConcatCache,
     "static": lambda: StaticCache(16),

@@ -6,6 +6,8 @@ import torch
 
 from course_lib.codewalk import walk
 
+pytestmark = pytest.mark.fast
+
 
 def double_in_place(x):
     y = x + 1

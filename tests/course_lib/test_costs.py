@@ -14,6 +14,8 @@ from course_lib.cache import StaticCache
 from course_lib.costs import attention_flops, decode_bound, kv_cache_bytes, latent_cache_bytes
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.fast
+
 small = st.integers(1, 5)
 
 

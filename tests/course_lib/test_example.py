@@ -9,6 +9,8 @@ from course_lib.example import FOUR_SCORES, PUBLISHED, TOKENS, K, Q, V
 from course_lib.masks import causal
 from course_lib.trace import trace
 
+pytestmark = pytest.mark.fast
+
 CAUSAL = trace(Q, K, V, causal(), TOKENS)
 STANDARD = trace(Q, K, V, None, TOKENS)
 

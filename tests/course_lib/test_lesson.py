@@ -6,6 +6,8 @@ import torch
 
 from course_lib.lesson import expected_error, listed, progress, table
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_table_is_aligned_and_labelled():
     text = table([[1.0, -np.inf], [0.25, -0.00001]], rows=["a", "bb"], columns=["x", "y"], digits=2)

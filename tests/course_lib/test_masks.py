@@ -31,6 +31,8 @@ from course_lib.masks import (
     tree,
 )
 
+pytestmark = pytest.mark.fast
+
 sizes = st.integers(0, 9)
 LENGTH = 12  # positions that the data of the random rules covers
 

@@ -30,6 +30,8 @@ from course_tools.build.exercises import compute, stub
 from course_tools.exercise_bank.claims import Misconception
 from course_tools.exercise_bank.load import Bank, ExerciseFacts, Question, Visible, VisibleClaim
 
+pytestmark = pytest.mark.fast
+
 SOLUTIONS = {
     "9.1": ("causal_mask", "def causal_mask(n):\n    return np.tril(np.ones((n, n), bool))"),
     "9.2": ("ROW", "ROW = [0.2327, 0.3837, 0.3837, 0.0, 0.0]"),

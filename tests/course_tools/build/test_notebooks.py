@@ -110,6 +110,16 @@ def test_the_check_says_which_cell_drifted_from_its_source(built, capsys):
     assert notebook_file(built).read_bytes() == before, "a check changes nothing"
 
 
+def test_the_quick_check_runs_no_cell_and_compares_sources(built, capsys, monkeypatch):
+    monkeypatch.chdir(built.root)
+    monkeypatch.setattr("course_tools.build.notebooks.execute", None)
+    assert main(["build", "--check-sources"]) == 0
+    edit_source(built, "3 * 4", "3 * 5")
+    assert main(["build", "--check-sources"]) == 1
+    assert "cell 5 (a-second-heading-2): source differs" in capsys.readouterr().out
+    assert main(["build", "--check-sources", "09_small"]) == 2
+
+
 def test_the_check_notices_a_forged_output_and_a_missing_cell(built):
     file = notebook_file(built)
     notebook = json.loads(file.read_text("utf-8"))

@@ -3,12 +3,15 @@
 import shutil
 from dataclasses import replace
 
+import pytest
 import yaml
 
 from course_lib import __version__
 from course_tools.build.version import PLACES, write_version
 from course_tools.project import load_project
 from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.fast
 
 
 def lay_out(folder):
