@@ -8,7 +8,7 @@ from torch import Tensor
 from course_lib.validate import check_count
 
 
-def check_entries(k: object, v: object) -> None:
+def check_entries(k: Tensor, v: Tensor) -> None:
     """Refuse what are no keys and values of one dtype and device.
 
     Raises:
