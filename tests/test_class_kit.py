@@ -107,27 +107,15 @@ def test_board_sketches_show_what_the_library_computes():
     assert seen >= 15
 
 
-def test_every_decimal_of_a_guide_is_printed_in_its_chapter_or_drawn_on_its_board():
+def test_every_decimal_and_share_of_a_guide_is_printed_in_its_chapter_or_drawn_on_its_board():
     for guide in GUIDES:
         file = ROOT / "notebooks" / f"{guide.stem}.ipynb"
         text = guide.read_text("utf-8")
         prose = re.sub(r"<!-- board.+?\n```text\n.*?\n```", "", text, flags=re.DOTALL)
-        said = set(re.findall(r"(?<![\d.])\d+\.\d{2,}(?![\d.])", prose))
+        said = set(re.findall(r"(?<![\d.])(?:\d+\.\d{2,}(?![\d.%])|\d+(?:\.\d+)?%)", prose))
         printed = file.read_text("utf-8") if file.exists() else ""
         for number in sorted(said):
             assert number in printed, f"{guide.name}: {number} is not in the chapter"
-
-
-def test_the_shares_of_the_guides_are_those_of_the_chapters():
-    """Numbers in words, and percentages, which the test above does not see."""
-    outputs = {
-        name: (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-        for name in ("01_contract", "04_batching", "05_kv_cache", "C_when_one_gpu_is_not_enough")
-    }
-    assert "grammatical to the end: 0.0% of 1000 texts" in outputs["01_contract"]
-    assert re.search(r"wrong merge +0\.4\d+ +0\.\d+ +0\.5[0-4]", outputs["04_batching"])
-    assert "V2 in 6 bits against DeepSeek 67B in 16 bits      93.3%" in outputs["05_kv_cache"]
-    assert "57% of the processors' time" in outputs["C_when_one_gpu_is_not_enough"]
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -174,7 +162,7 @@ def test_the_day_adds_up():
     check_clock(part)
     read, done = check_kinds([(kind.strip(), int(m)) for _, m, kind in ROW.findall(part)])
     assert set(read) == {"1", "2", "3", "5", "6"} and done < core()
-    assert len(done) == 8 and f"eight of the {len(bank().exercises)} exercises" in part
+    assert len(done) == 8
 
 
 def test_the_week_adds_up_and_holds_the_core_path():
@@ -301,7 +289,6 @@ def test_the_example_of_the_gain_is_computed():
     pre, post = map(int, re.search(r"goes from (\d+) to (\d+) percent", text).groups())
     gain = Fraction(post - pre, 100 - pre)
     assert f"g = {post - pre} / {100 - pre} = {float(gain):.2f}" in text
-    assert "has not been validated with students" in text
 
 
 # --- commands and files --------------------------------------------------------------------------

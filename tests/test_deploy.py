@@ -209,7 +209,7 @@ def test_gradescope_gets_one_result_or_none(autograder, status, results, handed_
 
 
 def test_the_page_shows_the_table_of_attacks_as_the_tests_run_them():
-    pattern = r"<!-- attacks: printed by tests/attacks.py -->\n(.*?)\n<!-- end -->"
+    pattern = r"<!-- attacks: printed by tests/helpers/attacks.py -->\n(.*?)\n<!-- end -->"
     assert re.findall(pattern, PAGE, re.DOTALL) == [table()]
 
 
