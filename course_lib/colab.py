@@ -1,4 +1,4 @@
-"""What the setup cell of every notebook calls (see `course_tools.build.notebooks`)."""
+"""What the setup cell of every notebook calls (see `course build`)."""
 
 import platform
 import re

@@ -104,7 +104,7 @@ def course_table(project: Project, hub: str, *, app: str = "lab", branch: str | 
     rows = ["| | Chapter | Exercises |", "|---|---|---|"]
     known = notebooks(project)
     for chapter in project.chapters:
-        cells = [chapter.name.partition("_")[0].lstrip("0")]
+        cells = [chapter.number]
         for folder, label in (("notebooks", chapter.title), ("exercises", "exercises")):
             path = f"{folder}/{chapter.name}.ipynb"
             link = course_link(project, hub, path, app=app, branch=branch) if path in known else ""
@@ -121,7 +121,7 @@ def notebooks(project: Project) -> list[str]:
     """
     masters = {file.stem for file in (project.root / "solutions").glob("[0-9][0-9]_*.py")}
     names = [chapter.name for chapter in project.chapters]
-    chapters = [f"notebooks/{name}.ipynb" for name in names]
+    chapters = [f"{notebook.page}.ipynb" for notebook in project.notebooks]
     return chapters + [f"exercises/{name}.ipynb" for name in names if name in masters]
 
 

@@ -6,8 +6,10 @@ address and the list of chapters.
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 _ADDRESS_LINE = re.compile(r'^address = "[^"\n]*"', re.MULTILINE)
@@ -15,19 +17,39 @@ _ADDRESS_LINE = re.compile(r'^address = "[^"\n]*"', re.MULTILINE)
 
 @dataclass(frozen=True)
 class Chapter:
-    """One entry of `[[tool.course.chapters]]`.
+    """One entry of `[[tool.course.chapters]]`, a lesson, or of `[[tool.course.more]]`.
 
     Attributes:
-        name: file name without its ending, such as "02_tril_mask".
+        name: file name without its ending, such as "02_tril_mask" or "02_tril_mask_more".
         title: what the tables call it.
-        minutes: reading time.
-        question: what the chapter answers, in one line.
+        question: what it answers, in one line.
+        minutes: what the class kit plans for it (what a page says is counted: `build.minutes`).
     """
 
     name: str
     title: str
-    minutes: int
     question: str
+    minutes: int = 0
+
+    @property
+    def number(self) -> str:
+        """The chapter's number or letter: "2", "A"."""
+        return self.name.split("_")[0].lstrip("0")
+
+    @property
+    def is_more(self) -> bool:
+        """Whether it goes deeper than a lesson: `notebooks/more/02_tril_mask_more.ipynb`."""
+        return re.search(r"_more(_\d)?$", self.name) is not None
+
+    @property
+    def page(self) -> str:
+        """Its path in the repo without the ending: "notebooks/02_tril_mask"."""
+        return f"notebooks/{'more/' if self.is_more else ''}{self.name}"
+
+    @property
+    def source(self) -> str:
+        """The path in the repo of the text that authors edit."""
+        return f"notebooks/source/{'more/' if self.is_more else ''}{self.name}.py"
 
 
 @dataclass(frozen=True)
@@ -38,13 +60,28 @@ class Project:
         root: the folder of `pyproject.toml`.
         version: version of the package.
         address: where the student tree is published, https://github.com/OWNER/NAME.
-        chapters: all chapters that have a source text, in order.
+        chapters: all lessons that have a source text, in order.
+        more: what goes deeper than a lesson, in the order of the lessons.
     """
 
     root: Path
     version: str
     address: str
     chapters: tuple[Chapter, ...]
+    more: tuple[Chapter, ...] = ()
+
+    @property
+    def notebooks(self) -> tuple[Chapter, ...]:
+        """Each lesson, and behind it what goes deeper."""
+        return tuple(n for lesson in self.chapters for n in (lesson, *self.deeper(lesson)))
+
+    def deeper(self, lesson: Chapter) -> tuple[Chapter, ...]:
+        """What goes deeper than a lesson."""
+        return tuple(more for more in self.more if more.number == lesson.number)
+
+    def lesson(self, more: Chapter) -> Chapter:
+        """The lesson that a notebook goes deeper than."""
+        return next(lesson for lesson in self.chapters if lesson.number == more.number)
 
     @property
     def tag(self) -> str:
@@ -74,13 +111,12 @@ def load_project(start: Path | None = None) -> Project:
         facts = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
         course = facts.get("tool", {}).get("course")
         if course is not None:
-            chapters = (Chapter(**entry) for entry in course["chapters"])
-            sources = root / "notebooks" / "source"
             return Project(
                 root=root,
                 version=facts["project"]["version"],
                 address=course["address"].rstrip("/"),
-                chapters=tuple(c for c in chapters if (sources / f"{c.name}.py").is_file()),
+                chapters=_written(root, course["chapters"]),
+                more=_written(root, course.get("more", ())),
             )
     raise FileNotFoundError(
         f"no course found: expected a pyproject.toml with [tool.course] in {here} or above"
@@ -108,3 +144,8 @@ def configure_address(project: Project, address: str) -> None:
     if found != 1:
         raise ValueError(f"{file}: expected one line starting with 'address = '; found {found}")
     file.write_text(text, "utf-8")
+
+
+def _written(root: Path, entries: Iterable[dict[str, Any]]) -> tuple[Chapter, ...]:
+    """The notebooks of a list that have a source text."""
+    return tuple(c for c in (Chapter(**e) for e in entries) if (root / c.source).is_file())

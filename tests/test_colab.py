@@ -106,7 +106,7 @@ def test_the_cell_leaves_no_name_behind_that_a_student_may_want(runs):
 
 def test_every_notebook_has_this_very_cell():
     wanted = setup_cell(load_project(ROOT).address)
-    files = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("exercises/*.ipynb")]
+    files = [*ROOT.glob("notebooks/**/[0-9A-Z]*.ipynb"), *ROOT.glob("exercises/*.ipynb")]
     assert len(files) >= 16
     for file in files:
         cells = nbformat.read(file, 4).cells
@@ -341,7 +341,7 @@ def test_the_table_in_the_readme_is_the_record(record):
 
 def test_the_record_is_of_every_notebook_and_without_a_fault(record):
     folders = ("notebooks", "exercises", "solutions")
-    files = [f for folder in folders for f in sorted((ROOT / folder).glob("*.ipynb"))]
+    files = [f for folder in folders for f in sorted((ROOT / folder).rglob("[0-9A-Z]*.ipynb"))]
     names = [f.relative_to(ROOT).with_suffix("").as_posix() for f in files]
     assert [row["notebook"] for row in record["notebooks"]] == names
     for row in record["notebooks"]:

@@ -151,7 +151,11 @@ def test_the_autograder_holds_what_grading_needs_and_nothing_that_was_built(auto
     source = autograder / "source"
     assert stat.S_IMODE((source / "run_autograder").stat().st_mode) == 0o755
     assert (source / "chapter").read_text() == "5" and len((source / "seed").read_text()) == 32
-    for name in ("pyproject.toml", "solutions/hidden/chapter_5.py", "course_lib/grading/child.py"):
+    for name in (
+        "pyproject.toml",
+        "solutions/hidden/chapter_5.py",
+        "course_tools/sandbox/inside/worker.py",
+    ):
         assert (source / "course" / name).read_bytes() == (ROOT / name).read_bytes()
     assert not list(source.rglob("__pycache__"))
 

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -13,9 +12,9 @@ from course_tools.project import load_project
 from tests.helpers.paths import ROOT
 
 PROJECT = load_project(ROOT)
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SOURCES = sorted((ROOT / "notebooks" / "source").glob("*.py"))
-NAMES = [file.name for file in NOTEBOOKS]
+NOTEBOOKS = sorted(f for f in (ROOT / "notebooks").rglob("*.ipynb") if f.parent.name[0] != ".")
+SOURCES = sorted((ROOT / "notebooks" / "source").rglob("*.py"))
+NAMES = [file.stem for file in NOTEBOOKS]
 
 #: Widgets that nbval cannot compare and that can hang an execution.
 BANNED = re.compile(r"\b(interact|interactive|interactive_output|Output|clear_output)\(")
@@ -26,8 +25,11 @@ def cells(file, kind="code"):
 
 
 def test_every_listed_chapter_is_built_and_every_notebook_is_listed():
-    assert [f"{chapter.name}.ipynb" for chapter in PROJECT.chapters] == NAMES
-    assert [file.stem for file in SOURCES] == [Path(name).stem for name in NAMES]
+    for files, paths in (
+        (NOTEBOOKS, [f"{notebook.page}.ipynb" for notebook in PROJECT.notebooks]),
+        (SOURCES, [notebook.source for notebook in PROJECT.notebooks]),
+    ):
+        assert {file.relative_to(ROOT).as_posix() for file in files} == set(paths)
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)

@@ -142,7 +142,7 @@ def pages():
     for file in sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")):
         yield file.relative_to(ROOT).as_posix(), file.parent, file.read_text("utf-8")
     folders = ("notebooks", "exercises", "solutions")
-    for file in (f for folder in folders for f in sorted((ROOT / folder).glob("*.ipynb"))):
+    for file in (f for folder in folders for f in sorted((ROOT / folder).rglob("[0-9A-Z]*.ipynb"))):
         text = "\n\n".join(
             c.source for c in nbformat.read(file, 4).cells if c.cell_type == "markdown"
         )

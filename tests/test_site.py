@@ -26,7 +26,7 @@ pytestmark = pytest.mark.site
 SITE = ROOT / "build" / "site"
 BOOK = ROOT / "build" / "causal-attention.pdf"
 PROJECT = load_project(ROOT)
-CHAPTERS = [f"notebooks/{chapter.name}" for chapter in PROJECT.chapters]
+CHAPTERS = [notebook.page for notebook in PROJECT.notebooks]
 EXERCISES = sorted(f"exercises/{file.stem}" for file in (ROOT / "exercises").glob("*.ipynb"))
 
 #: Serious faults that axe finds in the theme's own parts, and why they stay: (rule, selector).
@@ -373,8 +373,9 @@ def test_the_book_has_every_chapter_and_exercise_in_order():
     marks = bookmarks()
     starts = []
     for chapter in PROJECT.chapters:
-        for folder in ("notebooks", "exercises"):
-            file = ROOT / folder / f"{chapter.name}.ipynb"
+        deeper = (more.page for more in PROJECT.deeper(chapter))
+        for page in (chapter.page, *deeper, f"exercises/{chapter.name}"):
+            file = ROOT / f"{page}.ipynb"
             if file.is_file():
                 first = nbformat.read(file, as_version=4).cells[0].source
                 title = re.match(r"# (.+)", first)[1].replace('"', "")

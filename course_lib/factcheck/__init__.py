@@ -8,8 +8,6 @@ documents.
 - `record` reads the lists: `load_claims`, `load_numbers`, `load_disagreements`, `DOCUMENTS`.
 - `finding` is what a check returns; `verdicts` runs the check of a claim (`settle`).
 - `checks_tables`, `checks_rules`, `checks_models`, `checks_costs` compute the truth.
-
-Whoever has the documents finds their numbers with `course_tools.build.source_numbers`.
 """
 
 from course_lib.factcheck.finding import Finding

@@ -1,7 +1,8 @@
 """From the text that authors edit to the notebooks that students open (`course build`).
 
-Percent-format sources in `notebooks/source/*.py` become executed notebooks in `notebooks/`, and
-masters in `solutions/*.py` become exercises and solutions (see `exercises`).
+Percent-format sources in `notebooks/source/` become executed notebooks in `notebooks/` (those in
+`source/more/` in `notebooks/more/`), and masters in `solutions/*.py` become exercises and
+solutions (see `exercises`).
 The result is reproducible to the byte in the pinned environment (`constraints.txt`): cell ids
 follow from the headings, metadata is fixed, and what depends on the machine is not saved.
 """
@@ -30,6 +31,7 @@ from course_lib.lesson import QUIET
 from course_lib.masks import causal
 from course_lib.trace import trace
 from course_tools.build import exercises
+from course_tools.build.minutes import FIGURE_TAG, minutes_of, reading
 from course_tools.build.version import write_version
 from course_tools.project import Chapter, Project
 
@@ -56,6 +58,9 @@ class CellFailedError(RuntimeError):
 def assemble(source: str, chapter: Chapter, project: Project) -> NotebookNode:
     """The unexecuted notebook of a source text: badge and setup cell added, ids given.
 
+    A cell tagged "figure" only draws; it begins with a line `# @title What it shows` and is
+    folded: in JupyterLab and on the site its source is hidden, on Colab it is a form.
+
     Args:
         source: percent-format text; its first cell is the title.
         chapter: the chapter that it is.
@@ -65,14 +70,22 @@ def assemble(source: str, chapter: Chapter, project: Project) -> NotebookNode:
         The notebook.
 
     Raises:
-        ValueError: if the first cell is not a markdown title.
+        ValueError: if the first cell is not a markdown title, or a figure's cell has none.
     """
     notebook = jupytext.reads(source, fmt="py:percent")
-    badge = f"{_badge(project, f'notebooks/{chapter.name}.ipynb')} {chapter.minutes} minutes, "
-    dress(notebook, chapter.name, badge + "reading and trying things out.", project)
+    minutes = reading(notebook.cells).minutes
+    badge = f"{_badge(project, f'{chapter.page}.ipynb')} {minutes} minutes to read and try out."
+    dress(notebook, chapter.name, f"{badge}{_both_ways(chapter, project)}", project)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        if FIGURE_TAG in tags:
+            if not cell.source.startswith("# @title "):
+                raise ValueError(
+                    f"{chapter.name}: expected '# @title ...' first in {cell.source!r}"
+                )
+            cell.metadata.tags = [*tags, "hide-input"]
+            cell.metadata.update({"jupyter": {"source_hidden": True}, "cellView": "form"})
     return notebook
 
 
@@ -157,9 +170,9 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
     Raises:
         ValueError: for an unknown name.
     """
-    known = {c.name: c for c in project.chapters}
+    known = {c.name: c for c in project.notebooks}
     masters = {f"exercises/{file.stem}": file for file in exercises.masters(project.root)}
-    wanted = [name.removesuffix(".ipynb").removeprefix("notebooks/") for name in names]
+    wanted = [_bare(name) for name in names]
     wanted = wanted or [*known, *masters]
     unknown = sorted(set(wanted) - known.keys() - masters.keys())
     if unknown:
@@ -173,7 +186,8 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
             problems.append(f"CI must run in the pinned environment: {'; '.join(departures)}")
     how = {"check": check, "sources_only": bool(departures)}
     for name, found in zip(wanted, _side_by_side(project, wanted, how), strict=True):
-        print(f"{'checked' if check else 'built'} {name}", flush=True)
+        minutes = f", {minutes_of(project.root / known[name].source)} min" if name in known else ""
+        print(f"{'checked' if check else 'built'} {name}{minutes}", flush=True)
         problems += found
     problems += _build_readme(project, check=check)
     problems += write_version(project, check=check)
@@ -198,7 +212,7 @@ def _build_by_name(project: Project, how: dict[str, bool], name: str) -> list[st
     if name.startswith("exercises/"):
         master = project.root / "solutions" / f"{name.removeprefix('exercises/')}.py"
         return _build_exercises(project, master, **how)
-    chapter = next(c for c in project.chapters if c.name == name)
+    chapter = next(c for c in project.notebooks if c.name == name)
     return _build_one(project, chapter, **how)
 
 
@@ -206,7 +220,7 @@ def drifted(project: Project) -> list[str]:
     """What is not what its source says, notebooks and README, without running any cell."""
     how = {"check": True, "sources_only": True}
     problems = []
-    for chapter in project.chapters:
+    for chapter in project.notebooks:
         problems += _build_one(project, chapter, **how)
     for master in exercises.masters(project.root):
         problems += _build_exercises(project, master, **how)
@@ -253,11 +267,11 @@ def differences(old: NotebookNode, new: NotebookNode, *, sources_only: bool) -> 
 
 
 def _build_one(project: Project, chapter: Chapter, *, check: bool, sources_only: bool) -> list[str]:
-    folder = project.root / "notebooks"
-    source = (folder / "source" / f"{chapter.name}.py").read_text("utf-8")
-    notebook = assemble(source, chapter, project)
+    source = (project.root / chapter.source).read_text("utf-8")
+    target = project.root / f"{chapter.page}.ipynb"
+    target.parent.mkdir(exist_ok=True)
     how = {"check": check, "sources_only": sources_only}
-    return _write_or_compare(notebook, folder / f"{chapter.name}.ipynb", folder.name, **how)
+    return _write_or_compare(assemble(source, chapter, project), target, "notebooks", **how)
 
 
 def _build_exercises(
@@ -315,9 +329,9 @@ def _build_readme(project: Project, *, check: bool) -> list[str]:
         "| | Chapter | What it answers | Minutes | |",
         "|---|---|---|---|---|",
         *(
-            f"| {_number(c)} | [{c.title}](notebooks/{c.name}.ipynb) | {c.question} "
-            f"| {c.minutes} | {_badge(project, f'notebooks/{c.name}.ipynb')} |"
-            for c in project.chapters
+            f"| {'' if c.is_more else c.number} | [{c.title}]({c.page}.ipynb) | {c.question} "
+            f"| {minutes_of(project.root / c.source)} | {_badge(project, f'{c.page}.ipynb')} |"
+            for c in project.notebooks
         ),
     ]
     new, found = _TABLE.subn(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text)
@@ -383,8 +397,24 @@ def _badge(project: Project, path: str) -> str:
     return f"[![Open in Colab]({_BADGE})]({project.colab_url(path)})"
 
 
-def _number(chapter: Chapter) -> str:
-    return chapter.name.split("_")[0].lstrip("0")
+def _both_ways(chapter: Chapter, project: Project) -> str:
+    """A sentence that leads from a lesson to what goes deeper, or back."""
+    if chapter.is_more:
+        return f" It goes deeper than {_two_links(project.lesson(chapter), '../', project)}."
+    deeper = [_two_links(more, "more/", project) for more in project.deeper(chapter)]
+    return f" What goes deeper: {', '.join(deeper)}." if deeper else ""
+
+
+def _two_links(to: Chapter, folder: str, project: Project) -> str:
+    """On Colab a notebook stands alone, so it needs the whole address."""
+    on_colab = project.colab_url(f"{to.page}.ipynb")
+    return f"[{to.title}]({folder}{to.name}.ipynb) ([on Colab]({on_colab}))"
+
+
+def _bare(name: str) -> str:
+    """A notebook's name as somebody types it: with its folder, with its ending."""
+    name = name.removesuffix(".ipynb").removeprefix("notebooks/")
+    return name.removeprefix("more/")
 
 
 def _cell_ids(cells: Sequence[NotebookNode]) -> Iterator[str]:

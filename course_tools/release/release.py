@@ -30,7 +30,7 @@ _KEPT = (".git", ".github", ".gitattributes")
 _TRACES = {".venv", ".ipynb_checkpoints", "__pycache__", "build", "dist"}
 #: A solution of a few words is one too.
 _SMALL_SOLUTION = 5
-_PLACES = re.compile(r"(solutions|misconceptions|hidden|grading)/|course_lib\.grading")
+_PLACES = re.compile(r"(solutions|misconceptions|hidden|grading)/|course_tools")
 _TEXTS = {".py", ".md", ".toml", ".yml", ".json", ".ipynb", ".txt", ".js", ".css", ""}
 #: The earliest time that a zip can hold.
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)

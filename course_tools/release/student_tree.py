@@ -49,7 +49,7 @@ def student_files(project: Project) -> dict[str, bytes]:
     root = project.root
     copied = [
         *(root / name for name in COPIED),
-        *(root / "notebooks" / f"{chapter.name}.ipynb" for chapter in project.chapters),
+        *(root / f"{notebook.page}.ipynb" for notebook in project.notebooks),
         *(root / "exercises" / f"{master.stem}.ipynb" for master in masters(root)),
         *_library(root),
         *_benchmarks(project),
@@ -163,7 +163,7 @@ def _library(root: Path) -> Iterator[Path]:
 def _benchmarks(project: Project) -> Iterator[Path]:
     """The scripts that a lesson names, what they import, and their recorded runs."""
     folder = project.root / "benchmarks"
-    sources = (project.root / "notebooks" / "source" / f"{c.name}.py" for c in project.chapters)
+    sources = (project.root / notebook.source for notebook in project.notebooks)
     text = "\n".join(source.read_text("utf-8") for source in sources)
     named = set(re.findall(r"benchmarks/(\w+)\.py", text))
     scripts = "\n".join((folder / f"{name}.py").read_text("utf-8") for name in named)

@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 from course_lib.figures.palette import DARK, LIGHT, css_variables
+from course_tools.build.minutes import minutes_of
 from course_tools.project import Chapter, Project
 
 HERE = Path(__file__).parent
@@ -94,7 +95,7 @@ def write_sources(project: Project, folder: Path, *, for_print: bool = False) ->
 
 def notebooks(project: Project) -> Iterator[str]:
     """Every notebook of the book, as "notebooks/02_tril_mask", in the order of the chapters."""
-    yield from (f"notebooks/{chapter.name}" for chapter in project.chapters)
+    yield from (notebook.page for notebook in project.notebooks)
     yield from (page for chapter in project.chapters if (page := exercises(project, chapter)))
 
 
@@ -106,12 +107,12 @@ def exercises(project: Project, chapter: Chapter) -> str | None:
 
 def parts(project: Project) -> list[Part]:
     """The contents of the site."""
-    numbered = [c for c in project.chapters if c.name[0].isdigit()]
-    lettered = [c for c in project.chapters if not c.name[0].isdigit()]
+    numbered = [c for c in project.notebooks if c.name[0].isdigit()]
+    lettered = [c for c in project.notebooks if not c.name[0].isdigit()]
     tasks = [page for c in project.chapters if (page := exercises(project, c))]
     return [
-        Part("Chapters", tuple(f"notebooks/{c.name}" for c in numbered)),
-        Part("Appendices", tuple(f"notebooks/{c.name}" for c in lettered)),
+        Part("Chapters", tuple(c.page for c in numbered)),
+        Part("Appendices", tuple(c.page for c in lettered)),
         Part("Exercises", tuple(tasks)),
         Part("Papers", ("references",)),
         Part("The library", tuple(f"library/{name}" for name, _, _ in LIBRARY)),
@@ -122,7 +123,7 @@ def print_parts(project: Project) -> list[Part]:
     """The contents of the printed book: each chapter with its exercises behind it."""
     pages = []
     for chapter in project.chapters:
-        pages.append(f"notebooks/{chapter.name}")
+        pages += [chapter.page, *(more.page for more in project.deeper(chapter))]
         if task := exercises(project, chapter):
             pages.append(task)
     return [Part("", (*pages, "references"))]
@@ -140,12 +141,13 @@ def front(project: Project) -> str:
 def chapter_table(project: Project) -> str:
     """Chapters, what they answer, minutes and exercises, as Markdown."""
     lines = ["| No. | Chapter | What it answers | Minutes | Practice |", "|---|---|---|---|---|"]
-    for chapter in project.chapters:
-        number = chapter.name.split("_")[0].lstrip("0")
+    for chapter in project.notebooks:
+        number = "" if chapter.is_more else chapter.number
         task = exercises(project, chapter)
         link = f"[exercises]({task}.ipynb)" if task else ""
-        title = f"[{chapter.title}](notebooks/{chapter.name}.ipynb)"
-        lines.append(f"| {number} | {title} | {chapter.question} | {chapter.minutes} | {link} |")
+        title = f"[{chapter.title}]({chapter.page}.ipynb)"
+        minutes = minutes_of(project.root / chapter.source)
+        lines.append(f"| {number} | {title} | {chapter.question} | {minutes} | {link} |")
     return "\n".join(lines)
 
 
@@ -244,7 +246,7 @@ def _adapt(notebook: nbformat.NotebookNode, page: str, project: Project, for_pri
 
 
 def _ways_in(page: str, colab: str, project: Project) -> str:
-    folder, name = page.split("/")
+    folder, _, name = page.rpartition("/")
     file = html.escape(f"{name}.ipynb")
     links = [f"[Open in Colab]({colab})", f'<a href="{file}" download>Download the notebook</a>']
     other = "exercises" if folder == "notebooks" else "notebooks"

@@ -20,12 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_lib.attention import attention
-from course_lib.example import TOKENS
 from course_lib.figures.plot import Grid, grids, lines
 from course_lib.generation import generate
 from course_lib.gpt import GPT, GPTConfig
-from course_lib.language import Language, toy
+from course_lib.language import toy
 from course_lib.leaks import LeakError, assert_causal, influence
 from course_lib.lesson import expected_error, table
 from course_lib.training import evaluate, shift, standard_error, train
@@ -319,7 +317,8 @@ for name, held in held_out.items():
 # Where does the rest come from?
 # Look at the loss position by position.
 
-# %%
+# %% tags=["figure"]
+# @title The loss of each predicted word
 position = np.arange(1, LENGTH + 1)
 lines(
     {
@@ -425,7 +424,8 @@ for name, model in models.items():
         f"{language.legal(written[name]).mean():.1%} measured"
     )
 
-# %%
+# %% tags=["figure"]
+# @title How long a text stays grammatical
 survival = {
     name: (
         np.arange(LENGTH + 1),
@@ -705,167 +705,9 @@ print("with the mask: no complaint")
 # Random tokens are a toy language with a known floor.
 
 # %% [markdown]
-# ## Encoders solve another task
-#
-# The 2023 change had a true idea in it: an encoder needs no causal mask.
-# The mistake was to go by the name of the module and not by the task.
-#
-# BERT (Devlin et al., 2019) selects 15% of the words of a text and predicts them from both sides; most of them are replaced by a blank, one in ten by a random word, and one in ten is left alone.
-# The pure form of the task is $p(x_i \mid \text{all others})$.
-# Nothing leaks there, because the word itself is not in the input.
-# It is a different question with a different answer, and for our language we can compute both exactly.
-
-# %%
-question = language.encode("The cat near the mat is hungry .")
-candidates = ["sat", "slept", "is", "are"]
-columns = language.encode(candidates)
-rows = [language.next_word(question)[4, columns], language.fill_in(question, 5)[columns]]
-print("p(word 5) in: The cat near the mat ___ hungry .")
-print(table(rows, rows=["given the past", "given both sides"], columns=candidates))
-
-texts = language.sample(300, LENGTH + 1, np.random.default_rng(6))
-both_sides = np.array(
-    [[-np.log(language.fill_in(text, i)[text[i]]) for i in range(1, LENGTH + 1)] for text in texts]
-)
-print()
-print(f"mean surprise given the past  {floor:.4f} (exact)")
-se = standard_error(both_sides.mean(axis=1))
-print(f"mean surprise given all other {both_sides.mean():.4f}, standard error {se:.4f}")
-print(f"loss of our cheater           {cheater.mean:.4f}")
-
-# %% [markdown]
-# Filling in is easier than continuing, and it has a floor of its own.
-# Note where the cheater stands: far below *that* floor too.
-# It does not solve BERT's task; with the shift, the word it is asked for is itself among its inputs, and its task is to copy.
-#
-# Fill-in probabilities are fine for understanding a text that is there.
-# Multiplied, they do not give the probability of a text, so one pass from left to right cannot use them to write.
-# (Redrawing the words of a text again and again, each given all others, is another way to write: Gibbs sampling.)
-# In the following language of two words the second repeats the first nine times in ten.
-
-# %%
-echo = Language(
-    [
-        ("start", "a", 0.5, "said a"),
-        ("start", "b", 0.5, "said b"),
-        ("said a", "a", 0.9, "end"),
-        ("said a", "b", 0.1, "end"),
-        ("said b", "b", 0.9, "end"),
-        ("said b", "a", 0.1, "end"),
-        ("end", "a", 1.0, "end"),
-    ],
-    start="start",
-)
-every = [echo.encode(f"{first} {second}") for first in "ab" for second in "ab"]
-chain = [np.exp(echo.log_prob(text).sum()) for text in every]
-fill = [echo.fill_in(text, 0)[text[0]] * echo.fill_in(text, 1)[text[1]] for text in every]
-print(table([chain, fill], rows=["chain rule", "fill-in"], columns=[echo.decode(t) for t in every]))
-print(f"sum over all texts: {sum(chain):.4f} and {sum(fill):.4f}")
-
-# %% [markdown]
-# **Cross-attention has no causal mask either.**
-# A translator reads a source sentence and writes a target sentence; the target's positions attend to the source.
-# Here the whole source is known before the first target word is written, so all of it may be seen.
-# (A translator of live speech does not know it, and masks the source too.)
-# The contract binds the target only.
-
-# %%
-rng = np.random.default_rng(7)
-english, french = TOKENS, ("Le", "chat", "s'assit", "sur", "le")
-source, target = rng.normal(size=(5, 8)), rng.normal(size=(5, 8))
-
-
-def decoder(source, target):
-    """One layer of a translator: look back at the target, then at all of the source."""
-    target = target + attention(target, target, target, np.tri(5, dtype=bool))[0]
-    return target + attention(target, source, source)[0]  # no mask
-
-
-print("what the outputs depend on, in the source:")
-print(table(influence(lambda s: decoder(s, target), source), rows=french, columns=english))
-print("and in the target:")
-print(table(influence(lambda t: decoder(source, t), target), rows=french, columns=french))
-assert_causal(lambda t: decoder(source, t), target, tokens=french)
-
-# %% [markdown]
-# ## The same contract elsewhere
-#
-# Whenever something is predicted that comes later, the contract is there, with or without attention.
-# Here is a series that nobody can forecast exactly: $x_{t+1} = 0.9\, x_t + e_{t+1}$, where the $e$ are independent with variance 1.
-# The best forecast from the past is $0.9\, x_t$, since among all functions of the past the conditional mean has the least expected squared error; what remains is the variance of $e$, so the floor of the mean squared error is 1.
-#
-# We fit two linear forecasts of $x_{t+1}$ on the first half of a long series and test them on the second half.
-# One uses the last three values.
-# The other uses a window of three that is *centred* on $t$: the values that a convolution with `padding="same"` or a centred moving average has in its hands.
-
-# %%
-rng = np.random.default_rng(8)
-noise = rng.normal(size=20_000)
-series = np.zeros(20_000)
-for t in range(1, len(series)):
-    series[t] = 0.9 * series[t - 1] + noise[t]
-
-
-def window(values, offsets):
-    """Values at t + offset for every t, zeros beyond the ends: [T] -> [T, offsets]."""
-    padded = np.pad(values, 2)
-    return np.stack([padded[2 + o : 2 + o + len(values)] for o in offsets], axis=1)
-
-
-half, forecasts = 10_000, {}
-for name, offsets in {"past": (-2, -1, 0), "centred": (-1, 0, 1)}.items():
-    seen = window(series, offsets)
-    fitted = np.linalg.lstsq(seen[: half - 1], series[1:half], rcond=None)[0]
-    forecasts[name] = lambda values, o=offsets, w=fitted: window(values, o) @ w
-    print(f"{name:<8} weights", table(fitted.round(3) + 0.0, digits=3).strip())
-    squared = (forecasts[name](series)[half:-1] - series[half + 1 :]) ** 2
-    se = standard_error(squared)
-    print(f"{name:<8} mean squared error {squared.mean():.4f}, standard error {se:.4f} (floor 1)")
-
-for name, forecast in forecasts.items():
-    print(f"{name:<8} ", end="")
-    try:
-        assert_causal(forecast, series[:6])
-        print("no complaint")
-    except LeakError as error:
-        print(error)
-
-# %%
-shown = slice(half, half + 40)
-lines(
-    {
-        "series": (np.arange(1, 41), series[half + 1 : half + 41].round(2)),
-        "forecast from a centred window": (
-            np.arange(1, 41),
-            forecasts["centred"](series)[shown].round(2),
-        ),
-        "forecast from the past": (np.arange(1, 41), forecasts["past"](series)[shown].round(2)),
-    },
-    "time",
-    "value",
-    "Too good to be true: a forecast that hits pure noise",
-)
-
-# %% [markdown]
-# The centred window gives all its weight to the value that was to be forecast, and its forecast lies exactly on the series.
-# A mean squared error of 0 for noise of variance 1 is the cheater's 0.03 nats in other clothes; such leaks have spoilt published results in many sciences (Kapoor and Narayanan, 2023).
-#
-# Where you will meet the contract:
-#
-# | field | what is predicted | example | source |
-# |---|---|---|---|
-# | text | next word | GPT, GPT-2, GPT-3: decoder-only stacks of 12, 48 and 96 layers | Radford et al., 2018, 2019; Brown et al., 2020 |
-# | code | next token | Codex, a GPT trained further on code | Chen et al., 2021 |
-# | code, in the middle of a file | next token, after the text is rearranged so that the gap comes last; the mask stays | fill-in-the-middle | Bavarian et al., 2022 |
-# | audio | next sample or audio token | WaveNet (causal convolutions, no attention), AudioLM, MusicLM | van den Oord et al., 2016; Borsos et al., 2022; Agostinelli et al., 2023 |
-# | time series | next value or patch of values | TimesFM, Lag-Llama | Das et al., 2024; Rasul et al., 2023 |
-#
-# A little history.
-# Networks with a causal order are older than the Transformer: MADE (2015) masks weights, PixelRNN and WaveNet (2016) mask or shift convolutions.
-# The Transformer (Vaswani et al., 2017, section 3.2.3) masks the self-attention of its *decoder*, so that position $i$ depends on outputs before $i$ only, and leaves its encoder and its cross-attention open.
-# Liu et al. (January 2018) dropped the encoder; GPT (June 2018) trained such a decoder, 12 layers of it, on plain text.
-# GPT-2 (1.5 billion weights) and GPT-3 (175 billion) made it larger.
-# How the models behind closed interfaces are built is not published in such detail.
+# Not every task has this contract: an encoder such as BERT fills in hidden words from both sides, and a translator may see all of its source.
+# And not only language models have it: so does every forecast.
+# Both are in [More on the contract](more/01_contract_more.ipynb).
 
 # %% [markdown]
 # ## Pause and recall
@@ -942,14 +784,6 @@ lines(
 # - T. M. Cover and J. A. Thomas, [Elements of Information Theory](https://doi.org/10.1002/047174882X), 2nd edition, 2006: KL divergence and why it is not negative (theorem 2.6.3).
 # - R. J. Williams and D. Zipser, [A Learning Algorithm for Continually Running Fully Recurrent Neural Networks](https://doi.org/10.1162/neco.1989.1.2.270), 1989: teacher forcing.
 # - A. Vaswani et al., [Attention Is All You Need](https://arxiv.org/abs/1706.03762), 2017.
-# - P. J. Liu et al., [Generating Wikipedia by Summarizing Long Sequences](https://arxiv.org/abs/1801.10198), 2018: a decoder without an encoder.
 # - A. Radford et al., [Improving Language Understanding by Generative Pre-Training](https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf), 2018 (GPT), and [Language Models are Unsupervised Multitask Learners](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf), 2019 (GPT-2).
-# - T. B. Brown et al., [Language Models are Few-Shot Learners](https://arxiv.org/abs/2005.14165), 2020 (GPT-3).
-# - J. Devlin et al., [BERT](https://arxiv.org/abs/1810.04805), 2019.
 # - S. Bengio et al., [Scheduled Sampling](https://arxiv.org/abs/1506.03099), 2015; M. Ranzato et al., [Sequence Level Training with Recurrent Neural Networks](https://arxiv.org/abs/1511.06732), 2016: a model that reads its own mistakes.
-# - M. Germain et al., [MADE](https://arxiv.org/abs/1502.03509), 2015; A. van den Oord et al., [Pixel Recurrent Neural Networks](https://arxiv.org/abs/1601.06759), 2016, and [WaveNet](https://arxiv.org/abs/1609.03499), 2016.
-# - M. Chen et al., [Evaluating Large Language Models Trained on Code](https://arxiv.org/abs/2107.03374), 2021 (Codex); M. Bavarian et al., [Efficient Training of Language Models to Fill in the Middle](https://arxiv.org/abs/2207.14255), 2022.
-# - Z. Borsos et al., [AudioLM](https://arxiv.org/abs/2209.03143), 2022; A. Agostinelli et al., [MusicLM](https://arxiv.org/abs/2301.11325), 2023.
-# - A. Das et al., [A Decoder-Only Foundation Model for Time-Series Forecasting](https://arxiv.org/abs/2310.10688), 2024 (TimesFM); K. Rasul et al., [Lag-Llama](https://arxiv.org/abs/2310.08278), 2023.
-# - S. Kapoor and A. Narayanan, [Leakage and the Reproducibility Crisis in Machine-Learning-Based Science](https://doi.org/10.1016/j.patter.2023.100804), 2023.
 # - The tutorial: [pytorch/tutorials#2423](https://github.com/pytorch/tutorials/pull/2423), [#2478](https://github.com/pytorch/tutorials/issues/2478), [#2662](https://github.com/pytorch/tutorials/pull/2662).

@@ -7,9 +7,10 @@ import nbformat
 import pytest
 
 from course_lib import explorers
+from course_tools.project import load_project
 from tests.helpers.paths import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [ROOT / f"{notebook.page}.ipynb" for notebook in load_project(ROOT).notebooks]
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
 
 #: The kernel of the open notebook, in JavaScript (the server exposes the application to tests).
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.browser
 def test_run_all_cells_ends_without_an_error_and_every_figure_has_words(chromium, lab, file):
     code_cells = [c for c in nbformat.read(file, 4).cells if c.cell_type == "code"]
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
-    page.goto(f"{lab}/tree/notebooks/{file.name}?reset")
+    page.goto(f"{lab}/tree/{file.relative_to(ROOT).as_posix()}?reset")
     page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=30_000)
     _menu(page, "Edit", "Clear Outputs of All Cells")
     assert not any(_execution_counts(page)), "nothing saved is left to be mistaken for a result"

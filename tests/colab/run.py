@@ -174,7 +174,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _all(tree: Path) -> list[str]:
     """What is published, and the solutions: their checks must accept them on Colab too."""
     places = (tree, "notebooks"), (tree, "exercises"), (ROOT, "solutions")
-    return [f"{d}/{file.stem}" for top, d in places for file in sorted((top / d).glob("*.ipynb"))]
+    return [
+        file.relative_to(top).with_suffix("").as_posix()
+        for top, folder in places
+        for file in sorted((top / folder).rglob("[0-9A-Z]*.ipynb"))
+    ]
 
 
 def _kept(names: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Most attacks answer exercise 2.2 (`causal_mask`) with the same wrong body, `honest`, and then try
 to earn more, to see what it must not, or to harm the grader. `LIES` are about what an answer uses
 and changes, so each has an exercise and an honest body of its own. By hand:
-`python tests/attacks.py` prints the table of docs/teaching/grading.md.
+`python -m tests.helpers.attacks` prints the table of docs/teaching/grading.md.
 """
 
 # ruff: noqa: E501 (attacks are as long as they are)

@@ -1,7 +1,7 @@
 """A made class: about thirty notebooks, good, wrong and odd, for the tests of the grader.
 
 `made_class` gives them as bytes under the names that a platform would give them; `write` lays
-them out. Hostile ones are in `attacks.py`. By hand: `python tests/made_class.py FOLDER`.
+them out. Hostile ones are in `attacks.py`. By hand: `python -m tests.helpers.made_class FOLDER`.
 """
 
 import copy

@@ -208,8 +208,40 @@ def test_another_environment_is_said_to_be_one(tmp_path):
     assert not any("no-such-package" in line for line in pin_departures(pins))
 
 
+def test_a_cell_that_only_draws_is_folded_everywhere_and_says_what_it_shows():
+    chapter = Chapter("09_small", "A small chapter", "?")
+    figure = '# %% tags=["figure"]\n# @title Seven\n7\n'
+    untitled = figure.replace("# @title Seven\n", "")
+    notebook = assemble(f"# %% [markdown]\n# # 9\n\n{figure}", chapter, load_project(ROOT))
+    meta = notebook.cells[-1].metadata
+    assert meta == {
+        "tags": ["figure", "hide-input"],  # the site and the book
+        "jupyter": {"source_hidden": True},  # JupyterLab
+        "cellView": "form",  # Colab
+    }
+    with pytest.raises(ValueError, match=r"09_small: expected '# @title \.\.\.' first"):
+        assemble(f"# %% [markdown]\n# # 9\n\n{untitled}", chapter, load_project(ROOT))
+
+
+def test_a_lesson_and_what_goes_deeper_lead_to_each_other(tmp_path):
+    course = lay_out(tmp_path)
+    (tmp_path / "notebooks" / "source" / "more").mkdir()
+    more = tmp_path / "notebooks" / "source" / "more" / "09_small_more.py"
+    more.write_text(SOURCE.replace("9. A small chapter", "More"), "utf-8")
+    with (tmp_path / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write('[[tool.course.more]]\nname = "09_small_more"\ntitle = "More"\nquestion = "?"\n')
+    course = load_project(tmp_path)
+    build(course)
+    lesson, deeper = (nbformat.read(tmp_path / f"{c.page}.ipynb", 4) for c in course.notebooks)
+    assert "[More](more/09_small_more.ipynb)" in lesson.cells[1].source
+    assert "[A small chapter](../09_small.ipynb)" in deeper.cells[1].source
+    assert "blob/v" in deeper.cells[1].source, "on Colab a notebook stands alone"
+    assert "more/09_small_more.ipynb" in (tmp_path / "README.md").read_text("utf-8")
+    assert build(course, check=True) == []
+
+
 def test_a_source_without_a_title_is_refused():
-    chapter = Chapter("09_small", "A small chapter", 5, "?")
+    chapter = Chapter("09_small", "A small chapter", "?")
     with pytest.raises(ValueError, match="09_small: expected a markdown cell with the title"):
         assemble("# %%\n1 + 1\n", chapter, load_project(ROOT))
 
