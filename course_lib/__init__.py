@@ -13,7 +13,7 @@ Read it floor by floor; imports only go down (import-linter holds that: `pyproje
 6. `explorers`, `codewalk`, `checks`, `colab`, `factcheck`: what readers touch, what exercises and
    setup cells call, and the claims of appendix B.
 
-What authors and teachers run is `course_tools`.
+What only authors and teachers run is not in here.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """What stands behind the generation explorer: runs of a model, position by position (chapter 5).
 
 Training takes a minute and the explorer has to open at once, so the two models of chapter 1 are
-trained once, by `course_tools.build.recordings`, and what they did is stored beside this file.
+trained once, by authors, and what they did is stored beside this file.
 """
 
 import json
