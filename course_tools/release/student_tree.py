@@ -24,6 +24,8 @@ COPIED = (
     ".devcontainer/Dockerfile",
     ".devcontainer/devcontainer.json",
 )
+#: What a student's environment has beyond the library's own requirements.
+_EXTRAS = ("real", "lab")
 #: What conda-forge calls a package.
 _CONDA_NAMES = {"torch": "pytorch"}
 #: Rules of the Makefile that students have use for.
@@ -94,7 +96,9 @@ def pyproject(project: Project) -> str:
     tables = {
         "build-system": facts["build-system"],
         "project": {name: about[name] for name in kept},
-        "project.optional-dependencies": {"lab": about["optional-dependencies"]["lab"]},
+        "project.optional-dependencies": {
+            extra: about["optional-dependencies"][extra] for extra in _EXTRAS
+        },
         "project.urls": {"Homepage": project.address},
         "tool.hatch.build.targets.wheel": {"packages": ["course_lib"]},
         "tool.hatch.build.targets.wheel.force-include": included,
@@ -105,9 +109,12 @@ def pyproject(project: Project) -> str:
 def environment(project: Project) -> str:
     """The students' conda environment."""
     about = tomllib.loads((project.root / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = sorted({*about["dependencies"], *about["optional-dependencies"]["lab"]})
+    extras = (about["optional-dependencies"][extra] for extra in _EXTRAS)
+    wanted = sorted({*about["dependencies"], *(line for each in extras for line in each)})
     by_conda, by_pip = [], []
     for requirement in wanted:
+        if requirement.startswith("course_lib["):  # another of the extras
+            continue
         name, specifier = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
         if ";" in specifier:  # conda has no markers
             by_pip.append(f"{name} {specifier}")

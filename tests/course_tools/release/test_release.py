@@ -133,8 +133,8 @@ def test_its_project_files_hold_the_facts_of_ours_and_no_tools_of_teachers(files
     theirs = tomllib.loads(files["pyproject.toml"].decode())
     for fact in ("name", "version", "dependencies", "requires-python", "license"):
         assert theirs["project"][fact] == ours[fact]
-    lab = ours["optional-dependencies"]["lab"]
-    assert theirs["project"]["optional-dependencies"] == {"lab": lab}
+    extras = {name: ours["optional-dependencies"][name] for name in ("real", "lab")}
+    assert theirs["project"]["optional-dependencies"] == extras
     assert "scripts" not in theirs["project"] and "course" not in theirs["tool"]
     packages = yaml.safe_load(files["environment.yml"])["dependencies"]
     ours_too = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
