@@ -22,6 +22,7 @@ FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 .PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-recordings test-site site pdf colab colab-subset build clean
 
 lab: .venv/lab-ready
+	@$(BIN)/python -m course_lib.pretrained || true
 	$(BIN)/jupyter lab --notebook-dir=. $(LAB_ARGS) $(FIRST)
 
 check: .venv/dev-ready
@@ -39,6 +40,8 @@ check-tests: .venv/dev-ready
 	$(BIN)/python -m pytest -m fast tests --ignore tests/browser --ignore tests/colab
 
 test: .venv/dev-ready
+	@echo "== the real model (93 MB, once)"
+	$(BIN)/python -m course_lib.pretrained
 	@echo "== 1 of 4: style (ruff), spelling (codespell), imports (import-linter), types (mypy)"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
