@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(options: argparse.Namespace) -> int:
     try:
-        from course_tools.build.notebooks import CellFailedError, build, drifted
+        from course_tools.build.notebooks import CellFailedError, build, stale_notebooks
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs {error.name}, a tool of authors; install it with pip install -e '.[teach]'"
@@ -103,7 +103,7 @@ def _build(options: argparse.Namespace) -> int:
         raise ValueError("--check-sources: looks at everything; expected no names")
     try:
         if options.check_sources:
-            problems = drifted(project)
+            problems = stale_notebooks(project)
         else:
             problems = build(project, options.names, check=options.check)
     except CellFailedError as error:

@@ -45,8 +45,8 @@ _BLOCK = re.compile(
 read = read_master
 
 
-def masters(root: Path) -> list[Path]:
-    """The masters that exist, in the order of the chapters."""
+def exercise_sources(root: Path) -> list[Path]:
+    """The exercise sources that exist, in the order of the chapters."""
     return sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
 
 
@@ -114,7 +114,7 @@ def stub(source: str, number: str, answer: str) -> str:
 
 def table(root: Path, badge_of: Callable[[str], str]) -> list[str]:
     """Lines of the README's table of exercises; none if there are no masters."""
-    files = masters(root)
+    files = exercise_sources(root)
     if not files:
         return []
     rows = ["| | Exercises | What you write | Points | Minutes | |", "|---|---|---|---|---|---|"]

@@ -171,27 +171,27 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
         ValueError: for an unknown name.
     """
     known = {c.name: c for c in project.notebooks}
-    masters = {f"exercises/{file.stem}": file for file in exercises.masters(project.root)}
+    masters = {f"exercises/{file.stem}": file for file in exercises.exercise_sources(project.root)}
     wanted = [_bare(name) for name in names]
     wanted = wanted or [*known, *masters]
     unknown = sorted(set(wanted) - known.keys() - masters.keys())
     if unknown:
         choice = ", ".join([*known, *masters])
         raise ValueError(f"names: expected some of {choice}; got {', '.join(unknown)}")
-    departures = [] if not check else pin_departures(project.root / "constraints.txt")
+    mismatches = [] if not check else pin_mismatches(project.root / "constraints.txt")
     problems = []
-    if departures:
-        print(f"not the pinned environment ({departures[0]}): comparing sources, not outputs")
+    if mismatches:
+        print(f"not the pinned environment ({mismatches[0]}): comparing sources, not outputs")
         if os.environ.get("CI") == "true":
-            problems.append(f"CI must run in the pinned environment: {'; '.join(departures)}")
-    how = {"check": check, "sources_only": bool(departures)}
+            problems.append(f"CI must run in the pinned environment: {'; '.join(mismatches)}")
+    how = {"check": check, "sources_only": bool(mismatches)}
     for name, found in zip(wanted, _side_by_side(project, wanted, how), strict=True):
         minutes = f", {minutes_of(project.root / known[name].source)} min" if name in known else ""
         print(f"{'checked' if check else 'built'} {name}{minutes}", flush=True)
         problems += found
     problems += _build_readme(project, check=check)
     problems += write_version(project, check=check)
-    return problems + ([] if departures else _build_picture(project, check=check))
+    return problems + ([] if mismatches else _build_picture(project, check=check))
 
 
 def _side_by_side(
@@ -216,18 +216,18 @@ def _build_by_name(project: Project, how: dict[str, bool], name: str) -> list[st
     return _build_one(project, chapter, **how)
 
 
-def drifted(project: Project) -> list[str]:
+def stale_notebooks(project: Project) -> list[str]:
     """What is not what its source says, notebooks and README, without running any cell."""
     how = {"check": True, "sources_only": True}
     problems = []
     for chapter in project.notebooks:
         problems += _build_one(project, chapter, **how)
-    for master in exercises.masters(project.root):
+    for master in exercises.exercise_sources(project.root):
         problems += _build_exercises(project, master, **how)
     return problems + _build_readme(project, check=True) + write_version(project, check=True)
 
 
-def pin_departures(constraints: Path) -> list[str]:
+def pin_mismatches(constraints: Path) -> list[str]:
     """How this environment departs from the pinned one that saved outputs come from."""
     found = []
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):

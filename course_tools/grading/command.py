@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from course_tools.exercise_bank.load import load_bank
-from course_tools.grading.grade import GRADED, Grader, Result, grade_all, latest, secret_of
-from course_tools.grading.reports import About, summary, write_reports
+from course_tools.grading.grade import Grader, grade_all, latest, secret_of
+from course_tools.grading.marks import write_marks
+from course_tools.grading.results import GRADED, About, Result
 from course_tools.grading.shard import shard
 from course_tools.grading.submissions import find_submissions
+from course_tools.grading.tables import summary
 from course_tools.project import Project
 from course_tools.sandbox.backends import SandboxError, choose
 
@@ -84,7 +86,7 @@ def grade(options: argparse.Namespace, project: Project) -> int:
 
 
 def _report(out: Path, results: Sequence[Result], about: About, grader: Grader) -> int:
-    written = write_reports(out, results, grader.bank, about)
+    written = write_marks(out, results, grader.bank, about)
     print(summary(results, about))
     print("written: " + ", ".join(str(path) for path in written))
     return 0 if all(result.status == GRADED for result in results) else 1

@@ -1,20 +1,18 @@
 """Grades submissions: from a notebook to claims that hold or do not (`course grade`).
 
-One submission at a time: its answers are cut out (`extract`), run in a sandbox (`session`) on
-inputs drawn from a secret seed, and judged here. Every finished submission is one file, written
+One submission at a time: its answers are cut out (`extract_answer`), run in a sandbox (`session`)
+on inputs drawn from a secret seed, and judged here. Every finished submission is one file, written
 in one step; what is there is not graded again, so a run that was killed goes on where it was.
 """
 
 import builtins
 import hashlib
-import json
-import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
@@ -29,12 +27,15 @@ from course_lib.checks.served import REGISTER
 from course_tools.exercise_bank.evaluate import can_grade, draw, verdict
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
 from course_tools.grading.extract_answer import Program, read_program
-from course_tools.grading.submissions import (
-    NotANotebookError,
-    Submission,
-    chapter_of,
-    read_cells,
+from course_tools.grading.results import (
+    GRADED,
+    ClaimResult,
+    ExerciseResult,
+    Result,
+    Store,
+    write_whole,
 )
+from course_tools.grading.submissions import Submission
 from course_tools.sandbox.backends import Backend, Limits, SandboxError, staged
 from course_tools.sandbox.session import Session
 
@@ -60,103 +61,6 @@ _STOPS = {
     "not done": "a part of it is not done yet",
 }
 _ERRORS = {n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception)}
-#: Status of a submission that was graded; any other says in words why it was not.
-GRADED = "graded"
-
-
-@dataclass(frozen=True)
-class ClaimResult:
-    """One claim of the hidden checks.
-
-    Attributes:
-        says: the claim in words.
-        share: its share of the exercise's points, from 0 to 1.
-        wrong: None if it holds, else why not.
-    """
-
-    says: str
-    share: float
-    wrong: str | None
-
-
-@dataclass(frozen=True)
-class ExerciseResult:
-    """One exercise of one submission.
-
-    Attributes:
-        number: "5.2".
-        title: of the exercise.
-        answer: name that it asks for.
-        points: most that it gives.
-        earned: what this answer gets.
-        status: "graded", "not done", "missing", "unreadable" or "skipped".
-        note: more about the status.
-        claims: of the hidden checks.
-        misconception: name of the mistake that the visible inputs show, or "".
-        advice: what a tutor says about it.
-        seen: sentences of the visible check about this answer's own output.
-        again: what to read again.
-        in_part: the misconception does not explain all that is wrong.
-    """
-
-    number: str
-    title: str
-    answer: str
-    points: float
-    earned: float
-    status: str
-    note: str = ""
-    claims: Sequence[ClaimResult] = ()
-    misconception: str = ""
-    advice: str = ""
-    seen: Sequence[str] = ()
-    again: str = ""
-    in_part: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """One submission.
-
-    Attributes:
-        key: what it is stored under.
-        student: who, as the tables say it.
-        name: the student's name, where the files tell it.
-        ids: the student's numbers in other systems, such as {"canvas": "4711"}.
-        file: where it lay.
-        chapter: which chapter it answers, or None.
-        status: `GRADED`, or why not.
-        seed: what its inputs were drawn from.
-        sandbox: which back end ran it.
-        seconds: what it took.
-        exercises: one result each.
-        superseded: files of the same student and chapter that a later one replaces.
-        late: whether the platform says that it came late.
-    """
-
-    key: str
-    student: str
-    name: str
-    ids: Mapping[str, str]
-    file: str
-    chapter: int | None
-    status: str
-    seed: int
-    sandbox: str
-    seconds: float
-    exercises: Sequence[ExerciseResult] = ()
-    superseded: Sequence[str] = ()
-    late: bool = False
-
-    @property
-    def points(self) -> float:
-        """Most points of all its exercises."""
-        return sum(e.points for e in self.exercises)
-
-    @property
-    def earned(self) -> float:
-        """Points of this submission."""
-        return sum(e.earned for e in self.exercises)
 
 
 @dataclass
@@ -181,8 +85,8 @@ class Grader:
         """Under what a result is stored: who, what, and by which checks."""
         parts = (submission.student, submission.file, self.secret, self.checks, __version__)
         parts += (submission.status, repr(self.limits), repr(sorted(self.only)))
-        text = "\0".join(parts).encode("utf-8", "backslashreplace") + b"\0" + submission.data
-        return hashlib.sha256(text).hexdigest()[:32]
+        text = "\0".join((*parts, *map(repr, submission.cells)))
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     @cached_property
     def checks(self) -> str:
@@ -217,12 +121,9 @@ class Grader:
         exercises, seed = [], 0
         try:
             if not status:
-                notebook, cells = read_cells(submission.data)
-                program = read_program(cells)
-                if chapter is None:
-                    chapter = chapter_of(notebook, program, self.bank)
                 status = self._refusal(chapter)
             if not status and chapter is not None:
+                program = read_program([c.source for c in submission.cells if c.is_code])
                 status, seed = GRADED, self.seed(submission.student, chapter)
                 with Session(self.backend, stage, REGISTER, self.limits, slot) as session:
                     exercises = [
@@ -230,8 +131,6 @@ class Grader:
                         for facts in self.bank.exercises.values()
                         if facts.chapter == chapter
                     ]
-        except NotANotebookError as error:
-            status = str(error)
         except SandboxError:
             raise
         except Exception as error:  # one notebook never stops the rest
@@ -305,10 +204,12 @@ def _grouped(outcomes: Sequence[Outcome], scripts: Sequence[Sequence[Any]]) -> l
 
 def _guarded(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes on hidden inputs; where an answer stopped, in our words instead of its own."""
-    return [o if o.problem is None else replace(o, problem=_told(o.problem)) for o in outcomes]
+    return [
+        o if o.problem is None else replace(o, problem=_in_our_words(o.problem)) for o in outcomes
+    ]
 
 
-def _told(problem: Problem) -> Problem:
+def _in_our_words(problem: Problem) -> Problem:
     if problem.kind == "raised":
         name = re.match(r"\w*", problem.text)[0]
         text = name if name in _ERRORS else "an error of its own"
@@ -381,53 +282,6 @@ def _as_now(result: Result, submission: Submission) -> Result:
         result, name=submission.name, ids=dict(submission.ids), late=submission.late,
         superseded=tuple(submission.superseded),
     )  # fmt: skip
-
-
-class Store:
-    """Results on disk, each written in one step, so that none is ever half there.
-
-    Args:
-        out: the folder that the teacher named.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.folder = out / "submissions"
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def load(self, key: str) -> Result | None:
-        """A finished result, or None."""
-        try:
-            return result_from_json(json.loads((self.folder / f"{key}.json").read_text("utf-8")))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-
-    def save(self, result: Result) -> None:
-        """Write a result in one step."""
-        write_whole(self.folder / f"{result.key}.json", json.dumps(asdict(result), indent=1))
-
-
-def result_from_json(data: dict[str, Any]) -> Result:
-    """What `Store.save` wrote."""
-    exercises = tuple(
-        ExerciseResult(
-            **e | {"claims": tuple(ClaimResult(**c) for c in e["claims"]), "seen": tuple(e["seen"])}
-        )
-        for e in data["exercises"]
-    )
-    return Result(**data | {"exercises": exercises, "superseded": tuple(data["superseded"])})
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that at every moment it is either as it was or complete."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def secret_of(out: Path, given: str | None = None) -> str:

@@ -10,8 +10,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
+
+import yaml
 
 _MAX_NAME = 120
+#: Most letters of Gradescope's file.
+_MAX_METADATA = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,18 @@ def who_handed_in(
     """Who handed in a file: the outermost name counts, for students choose the inner ones."""
     for i, part in enumerate(parts):
         if (match := _MOODLE.fullmatch(part)) is not None:
-            name, number = shown(match["name"]), match["id"]
+            name, number = clean_name(match["name"]), match["id"]
             return [Who(f"{unique(match['name'])}_{number}", name, {"moodle": number})]
         if (match := _GRADESCOPE.fullmatch(part)) is not None and i + 1 < len(parts):
             nobody = Who(part, "", {"gradescope": match["id"]})
             return submitters.get(parts[: i + 1]) or [nobody]
         if part == "submitted" and len(parts) - i >= 4:
-            return [Who(unique(parts[i + 1]), "", {"nbgrader": shown(parts[i + 1])})]
+            return [Who(unique(parts[i + 1]), "", {"nbgrader": clean_name(parts[i + 1])})]
         if (match := _CANVAS.fullmatch(part)) is not None and _is_canvas(match):
             counted = _COUNT.search(part)
             rank = (int(match["attempt"][:18]), int(counted[1]) if counted else 0)
             student, ids = f"{unique(match['name'])}_{match['id']}", {"canvas": match["id"]}
-            return [Who(student, shown(match["name"]), ids, bool(match["late"]), rank)]
+            return [Who(student, clean_name(match["name"]), ids, bool(match["late"]), rank)]
     *folders, last = parts
     stem = re.sub(r"\.(ipynb(\.txt|\.json)?|zip)$", "", last, flags=re.IGNORECASE)
     folders = [re.sub(r"\.zip$", "", part, flags=re.IGNORECASE) for part in folders]
@@ -83,40 +88,44 @@ def _is_canvas(match: re.Match[str]) -> bool:
 def gradescope_submitters(text: str, folder: tuple[str, ...]) -> dict[tuple[str, ...], list[Who]]:
     """The submitters by folder, from the file that Gradescope exports beside the folders.
 
-    Read line by line: the few fields that are needed stand alone on theirs.
+    Args:
+        text: of the file: YAML, whose keys Ruby may have written as symbols (":name:").
+        folder: where it lies.
+
+    Raises:
+        ValueError: if it is too long or no YAML.
     """
-    found: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    times: dict[tuple[str, ...], float] = {}
-    current: list[dict[str, str]] | None = None
-    key: tuple[str, ...] = ()
-    for line in text.splitlines():
-        if (start := re.match(r"'?\"?(submission_\d+)'?\"?:", line)) is not None:
-            key = (*folder, start[1])
-            current = found.setdefault(key, [])
-        pair = re.match(r"(\s+)(- )?:?(name|sid|email|created_at): *(.*)", line)
-        if pair is None or current is None:
-            continue
-        indent, dash, field_name, value = pair.groups()
-        value = value.strip().strip("'\"")
-        if field_name == "created_at":
-            if len(indent) <= 2 and dash is None:
-                times[key] = seconds(value)
-        elif key not in times:  # older attempts are listed after it
-            if dash is not None or not current:
-                current.append({})
-            current[-1].setdefault(field_name, value)
-    return {
-        key: [_submitter(key, person, times.get(key)) for person in people if person]
-        for key, people in found.items()
-    }
+    if len(text) > _MAX_METADATA:
+        raise ValueError(f"too long: {len(text)} letters")
+    try:
+        # The loader without types, in Python: the one in C crashes on deep nesting.
+        tree = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read as YAML ({type(error).__name__})") from None
+    found = {}
+    for name, entry in _mapping(tree).items():
+        if _GRADESCOPE.fullmatch(name):
+            entry = _mapping(entry)
+            people = entry.get("submitters")
+            persons = [_mapping(one) for one in people] if isinstance(people, list) else []
+            when = entry.get("created_at")
+            time = seconds(when) if isinstance(when, str) else None
+            found[(*folder, name)] = [_submitter(name, one, time) for one in persons if one]
+    return found
 
 
-def _submitter(key: tuple[str, ...], person: Mapping[str, str], when: float | None) -> Who:
-    ids = {"gradescope": key[-1].removeprefix("submission_")}
-    ids |= {field: shown(person[field]) for field in ("sid", "email") if person.get(field)}
-    name = person.get("name", "")
-    number = person.get("sid") or person.get("email") or key[-1]
-    return Who(unique(f"{name}_{number}".strip("_")), shown(name), ids, time=when)
+def _mapping(node: Any) -> dict[str, Any]:
+    """A mapping of the file, its keys without the colon of a symbol; {} if it is none."""
+    return {k.lstrip(":"): v for k, v in node.items()} if isinstance(node, dict) else {}
+
+
+def _submitter(folder: str, person: Mapping[str, Any], when: float | None) -> Who:
+    facts = {key: value for key, value in person.items() if isinstance(value, str) and value}
+    ids = {"gradescope": folder.removeprefix("submission_")}
+    ids |= {key: clean_name(facts[key]) for key in ("sid", "email") if key in facts}
+    name = facts.get("name", "")
+    number = facts.get("sid") or facts.get("email") or folder
+    return Who(unique(f"{name}_{number}".strip("_")), clean_name(name), ids, time=when)
 
 
 def seconds(text: str) -> float:
@@ -131,7 +140,7 @@ def seconds(text: str) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def shown(text: str) -> str:
+def clean_name(text: str) -> str:
     """A name as people may read it: no control characters, nothing that turns the text around."""
     try:
         text.encode()
@@ -153,8 +162,8 @@ def _escaped(text: str) -> bool:
 
 
 def unique(text: str) -> str:
-    """As `shown`, with a mark if something was lost: no name may pass for another one."""
-    clean = shown(text)
+    """As `clean_name`, with a mark if something was lost: no name may pass for another one."""
+    clean = clean_name(text)
     if clean == unicodedata.normalize("NFC", text).strip() and clean:
         return clean
     mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]

@@ -8,11 +8,12 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from course_tools.exercise_bank.load import Bank
-from course_tools.grading.extract_answer import Program
+from course_tools.grading.extract_answer import read_program
 
 #: Most cells of a notebook, and most letters of all its code.
 MAX_CELLS, MAX_CODE = 5_000, 1_000_000
@@ -39,15 +40,26 @@ class NotANotebookError(ValueError):
     """A file that cannot be read as a notebook; the message is its status."""
 
 
-def read_cells(data: bytes) -> tuple[dict[str, Any], list[str]]:
-    """A notebook in one form, whatever wrote it.
+@dataclass(frozen=True)
+class Cell:
+    """A cell, as far as grading needs it.
+
+    Attributes:
+        is_code: whether it is a code cell.
+        source: its text.
+        exercise: number of the exercise that its metadata names, or "".
+    """
+
+    is_code: bool
+    source: str
+    exercise: str = ""
+
+
+def read_cells(data: bytes) -> tuple[Cell, ...]:
+    """The cells of a notebook, whatever wrote it.
 
     Args:
         data: the file, of format 3 or 4, in UTF-8, UTF-16, UTF-32 or Latin-1.
-
-    Returns:
-        {"cells": [{"cell_type", "metadata", "source"}, ...]}, sources as texts, and the sources of
-        the code cells.
 
     Raises:
         NotANotebookError: if it is no notebook, or one without cells, or far too long.
@@ -55,58 +67,38 @@ def read_cells(data: bytes) -> tuple[dict[str, Any], list[str]]:
     tree = _json(data)
     if not isinstance(tree, dict):
         raise NotANotebookError("not a notebook: JSON, but no cells")
-    cells = [_cell(cell) for cell in _raw_cells(tree) if isinstance(cell, dict)]
-    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    cells = tuple(_cell(cell) for cell in _raw_cells(tree) if isinstance(cell, dict))
+    letters = sum(len(cell.source) for cell in cells if cell.is_code)
     if not cells:
         raise NotANotebookError("a notebook without cells")
-    if len(cells) > MAX_CELLS or sum(map(len, code)) > MAX_CODE:
-        raise NotANotebookError(f"too long: {len(cells)} cells, {sum(map(len, code))} letters")
-    return {"cells": cells}, code
+    if len(cells) > MAX_CELLS or letters > MAX_CODE:
+        raise NotANotebookError(f"too long: {len(cells)} cells, {letters} letters")
+    return cells
 
 
-def lean(notebook: dict[str, Any]) -> bytes:
-    """A notebook as from `read_cells`, without what grading does not need, as a file."""
-    cells = [{**c, "metadata": {"nbgrader": {"grade_id": _id(c)}}} for c in notebook["cells"]]
-    return json.dumps({"nbformat": 4, "cells": cells}).encode()
-
-
-def chapter_of(
-    notebook: dict[str, Any], program: Program | Callable[[], Program], bank: Bank
-) -> int | None:
+def chapter_of(cells: Sequence[Cell], bank: Bank) -> int | None:
     """Which chapter a notebook answers: by its cells' metadata, else by the names that it defines.
 
     Args:
-        notebook: as from `read_cells`.
-        program: its code, or a function that reads it if it is needed.
+        cells: as from `read_cells`.
         bank: the exercises.
 
     Returns:
         The chapter whose exercises are most, or None. Where names belong to several chapters,
         headings such as "## 5.2 ..." and calls such as check("5.2", ...) decide.
     """
-    marked: Counter[int] = Counter()
-    for cell in notebook["cells"]:
-        match = re.fullmatch(r"answer-(\d+)-(\w+)", _id(cell))
-        number = f"{match[1]}.{match[2]}" if match else str(cell["metadata"].get("exercise", ""))
-        if number in bank.exercises:
-            marked[bank.exercises[number].chapter] += 1
+    marked = Counter(
+        bank.exercises[cell.exercise].chapter for cell in cells if cell.exercise in bank.exercises
+    )
     if marked:
         return max(marked, key=lambda chapter: (marked[chapter], -chapter))
-    names = (program() if callable(program) else program).names()
-    defined: Counter[int] = Counter()
-    for facts in bank.exercises.values():
-        if facts.answer in names:
-            defined[facts.chapter] += 1
+    names = read_program([cell.source for cell in cells if cell.is_code]).names()
+    defined = Counter(facts.chapter for facts in bank.exercises.values() if facts.answer in names)
     if not defined:
         return None
-    text = "\n".join(cell["source"] for cell in notebook["cells"])
-    titles: Counter[int] = Counter()
-    for found in re.finditer(
-        r"""^## +(\d+\.\w+) |\bcheck\(\s*["'](\d+\.\w+)""", text, re.MULTILINE
-    ):
-        facts = bank.exercises.get(found[1] or found[2])
-        if facts is not None:
-            titles[facts.chapter] += 1
+    text = "\n".join(cell.source for cell in cells)
+    numbers = [found[1] or found[2] for found in _TITLE.finditer(text)]
+    titles = Counter(bank.exercises[n].chapter for n in numbers if n in bank.exercises)
     return max(defined, key=lambda chapter: (defined[chapter], titles[chapter], -chapter))
 
 
@@ -161,22 +153,24 @@ def _raw_cells(tree: dict[str, Any]) -> list[Any]:
     raise NotANotebookError("not a notebook: JSON, but no cells")
 
 
-def _cell(cell: dict[str, Any]) -> dict[str, Any]:
-    kind = cell.get("cell_type")
+def _cell(cell: dict[str, Any]) -> Cell:
     source = cell.get("source", cell.get("input", ""))
     if isinstance(source, list):
         source = "".join(part for part in source if isinstance(part, str))
+    if not isinstance(source, str):
+        source = ""
     metadata = cell.get("metadata")
-    return {
-        "cell_type": kind if isinstance(kind, str) else "",
-        "metadata": metadata if isinstance(metadata, dict) else {},
+    return Cell(
+        is_code=cell.get("cell_type") == "code",
         # Halves of surrogate pairs are legal in JSON and nowhere else.
-        "source": source.encode("utf-8", "replace").decode() if isinstance(source, str) else "",
-    }
+        source=source.encode("utf-8", "replace").decode(),
+        exercise=_exercise(metadata) if isinstance(metadata, dict) else "",
+    )
 
 
-def _id(cell: dict[str, Any]) -> str:
-    """The name that nbgrader's metadata gives a cell, or ""."""
-    grading = cell["metadata"].get("nbgrader")
-    found = grading.get("grade_id", "") if isinstance(grading, dict) else ""
-    return found if isinstance(found, str) else ""
+def _exercise(metadata: dict[str, Any]) -> str:
+    """The exercise that a cell answers, by nbgrader's name of the cell or by our own entry."""
+    grading = metadata.get("nbgrader")
+    name = grading.get("grade_id") if isinstance(grading, dict) else None
+    found = re.fullmatch(r"answer-(\d+)-(\w+)", name) if isinstance(name, str) else None
+    return f"{found[1]}.{found[2]}" if found else str(metadata.get("exercise", ""))[:20]

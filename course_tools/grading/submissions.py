@@ -18,18 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from course_tools.exercise_bank.load import Bank
-from course_tools.grading.extract_answer import read_program
 from course_tools.grading.platforms import (
     Who,
+    clean_name,
     gradescope_submitters,
     seconds,
-    shown,
     who_handed_in,
 )
-from course_tools.grading.read_notebook import NotANotebookError, chapter_of, lean, read_cells
-
-__all__ = ["Found", "NotANotebookError", "Submission", "chapter_of", "find_submissions"]
-__all__ += ["read_cells"]
+from course_tools.grading.read_notebook import Cell, NotANotebookError, chapter_of, read_cells
 
 #: Most bytes of a notebook, and of a zip file inside a zip file.
 MAX_NOTEBOOK, MAX_INNER_ZIP = 20 * 10**6, 100 * 10**6
@@ -40,6 +36,8 @@ MAX_UNPACKED, MAX_INNER_UNPACKED = 4 * 10**9, 200 * 10**6
 #: Most bytes that one compressed byte of a larger entry may become, most zip files in each other.
 MAX_RATIO, MAX_NESTING = 300, 3
 _SMALL, _MAX_PARTS, _MAX_PATH = 10**6, 30, 2_000
+#: A notebook by its name: browsers add endings.
+_NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)
 _METADATA, _TIMESTAMP = "submission_metadata.yml", "timestamp.txt"
 
 
@@ -52,7 +50,7 @@ class Submission:
         name: the student's name, if known.
         ids: the student's numbers in other systems: {"canvas": "4711"}.
         file: where it lies, for people: "week5.zip/lee_4711_99_05_kv_cache.ipynb".
-        data: the notebook, without outputs if `find_submissions` read it.
+        cells: of the notebook.
         time: when it was handed in (seconds since 1970), as far as files tell.
         superseded: files of the same student and chapter that this one replaces.
         replaced: whether a later one replaces it.
@@ -66,7 +64,7 @@ class Submission:
     name: str
     ids: Mapping[str, str]
     file: str
-    data: bytes
+    cells: Sequence[Cell] = ()
     time: float = 0.0
     superseded: Sequence[str] = field(default=())
     replaced: bool = False
@@ -109,7 +107,7 @@ def find_submissions(folder: Path, bank: Bank, leave_out: Sequence[Path] = ()) -
     elif zipfile.is_zipfile(folder):
         with folder.open("rb") as stream:
             finder.take_zip(stream, (), 0)
-    elif folder.suffix == ".ipynb":
+    elif _NOTEBOOK.search(folder.name):
         finder.take([_file_entry(folder, (folder.name,))], 0)
     else:
         raise ValueError(f"{folder}: expected a folder, a zip file or a notebook")
@@ -130,7 +128,7 @@ class _Entry:
 
     @property
     def file(self) -> str:
-        return "/".join(shown(part) for part in self.parts)
+        return "/".join(clean_name(part) for part in self.parts)
 
 
 class _UnreadError(Exception):
@@ -144,7 +142,7 @@ def _in_folder(root: Path, leave_out: Sequence[Path], problems: list[str]) -> It
         inside = here.relative_to(root).parts
         for name in [*folders, *files]:
             if (here / name).is_symlink():
-                problems.append(f"{shown('/'.join((*inside, name)))}: a link, not followed")
+                problems.append(f"{clean_name('/'.join((*inside, name)))}: a link, not followed")
         folders[:] = sorted(
             name
             for name in folders
@@ -153,7 +151,7 @@ def _in_folder(root: Path, leave_out: Sequence[Path], problems: list[str]) -> It
             and (here / name).resolve() not in leave_out
         )
         if len(inside) >= _MAX_PARTS:
-            problems.append(f"{shown('/'.join(inside))}: too many folders inside each other")
+            problems.append(f"{clean_name('/'.join(inside))}: too many folders inside each other")
             folders.clear()
         for name in sorted(files):
             if _ignored(name) or (here / name).is_symlink():
@@ -186,7 +184,7 @@ def _in_zip(
     file: zipfile.ZipFile, start: tuple[str, ...], depth: int, problems: list[str]
 ) -> Iterator[_Entry]:
     """The entries that may be read; what is unsafe or beyond a limit is a problem."""
-    where = shown("/".join(start) or "the zip file")
+    where = clean_name("/".join(start) or "the zip file")
     inner = depth > 1
     most = MAX_INNER_ENTRIES if inner else MAX_ENTRIES
     left = [MAX_INNER_UNPACKED if inner else MAX_UNPACKED]
@@ -199,7 +197,7 @@ def _in_zip(
         ignored = any(_ignored(part) for part in parts if part != "..")
         if info.is_dir() or not parts or ignored:
             continue
-        full = f"{where}/{shown(name)}"
+        full = f"{where}/{clean_name(name)}"
         if ".." in parts or name.startswith("/") or re.match(r"[A-Za-z]:", name):
             problems.append(f"{full}: a path that leaves the zip file, left out")
         elif stat.S_ISLNK(info.external_attr >> 16):
@@ -272,7 +270,7 @@ class _Finder:
         for entry in entries:
             *folder, name = entry.parts
             if name == _METADATA:
-                for key, people in gradescope_submitters(self.text(entry), tuple(folder)).items():
+                for key, people in self.submitters(entry, tuple(folder)).items():
                     submitters.setdefault(key, people)
             elif name == _TIMESTAMP:
                 stamps[tuple(folder)] = seconds(self.text(entry))
@@ -285,7 +283,7 @@ class _Finder:
             people = [p if p.time or not when else replace(p, time=when) for p in people]
             if name.endswith(".zip"):
                 self.zip(entry, people, depth)
-            elif re.search(r"\.ipynb(\.txt|\.json)?$", name):
+            elif _NOTEBOOK.search(name):
                 self.notebook(entry, people)
             elif people[0].known:
                 for who in people:
@@ -300,6 +298,16 @@ class _Finder:
         except _UnreadError as error:
             self.problems.append(f"{entry.file}: {error}")
             return ""
+
+    def submitters(
+        self, entry: _Entry, folder: tuple[str, ...]
+    ) -> Mapping[tuple[str, ...], Sequence[Who]]:
+        """Gradescope's list of who handed in what."""
+        try:
+            return gradescope_submitters(self.text(entry), folder)
+        except ValueError as error:
+            self.problems.append(f"{entry.file}: {error}")
+            return {}
 
     def zip(self, entry: _Entry, people: Sequence[Who], depth: int) -> None:
         """A zip file among the entries."""
@@ -337,32 +345,32 @@ class _Finder:
             for who in people:
                 self.add(who, entry, status=status)
             return
-        data, chapter, status = b"", None, ""
+        cells: Sequence[Cell] = ()
+        chapter, status = None, ""
         try:
             raw = entry.read(MAX_NOTEBOOK + 1)
             if len(raw) > MAX_NOTEBOOK:
                 raise _UnreadError(f"too large: more than {MAX_NOTEBOOK // 10**6} MB")
-            notebook, cells = read_cells(raw)
-            chapter = chapter_of(notebook, lambda: read_program(cells), self.bank)
-            data = lean(notebook)
+            cells = read_cells(raw)
+            chapter = chapter_of(cells, self.bank)
         except (_UnreadError, NotANotebookError) as error:
             status = str(error)
         for who in people:
-            self.add(who, entry, data=data, chapter=chapter, status=status)
+            self.add(who, entry, cells=cells, chapter=chapter, status=status)
 
     def add(
         self,
         who: Who,
         entry: _Entry,
         *,
-        data: bytes = b"",
+        cells: Sequence[Cell] = (),
         chapter: int | None = None,
         status: str = "",
     ) -> None:
         """One submission."""
         self.submissions.append(
             Submission(
-                who.student, who.name, who.ids, entry.file, data,
+                who.student, who.name, who.ids, entry.file, cells,
                 time=entry.time if who.time is None else who.time,
                 chapter=chapter, status=status, late=who.late, rank=who.rank,
             )
@@ -374,7 +382,7 @@ class _Finder:
         for student, files in self.others.items():
             if student not in have:
                 names = ", ".join(entry.parts[-1] for _, entry in files[:3])
-                self.add(*files[0], status=f"no notebook, but {shown(names)}")
+                self.add(*files[0], status=f"no notebook, but {clean_name(names)}")
         return self.submissions
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from course_tools.build.notebooks import drifted
+from course_tools.build.notebooks import stale_notebooks
 from course_tools.exercise_bank.load import BEGIN, END
 from course_tools.project import Project
 from course_tools.release.code_similarity import Part, bodies, copied
@@ -80,7 +80,7 @@ def release(project: Project, out: Path, *, archive: bool = False) -> Released:
     if archive and zipped.exists() and not _is_release(zipped):
         raise ReleaseError(f"{zipped} is there and is no release; move it away first")
     files = student_files(project)
-    problems = [*drifted(project), *betrayals(files, project.root)]
+    problems = [*stale_notebooks(project), *find_leaked_solutions(files, project.root)]
     if problems:
         lines = "\n".join(f"  {line}" for line in problems)
         raise ReleaseError(f"nothing was written, because\n{lines}")
@@ -93,7 +93,7 @@ def release(project: Project, out: Path, *, archive: bool = False) -> Released:
     return Released(out, zipped if archive else None, len(files), size)
 
 
-def betrayals(files: Mapping[str, bytes], root: Path) -> list[str]:
+def find_leaked_solutions(files: Mapping[str, bytes], root: Path) -> list[str]:
     """What of the teachers' a student tree holds, one line each.
 
     Lessons and the library are open-book; exercises and checks are compared as syntax trees.

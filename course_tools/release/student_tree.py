@@ -4,13 +4,15 @@ Lessons, exercises and library are the repo's own files. README, pyproject.toml,
 and Makefile are made here from the teachers' ones, so no fact stands twice.
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from course_tools.build.exercises import masters
+import tomli_w
+from packaging.requirements import Requirement
+
+from course_tools.build.exercises import exercise_sources
 from course_tools.project import Project
 
 #: Files that students get as they are; what opens the course elsewhere is among them.
@@ -52,7 +54,7 @@ def student_files(project: Project) -> dict[str, bytes]:
     copied = [
         *(root / name for name in COPIED),
         *(root / f"{notebook.page}.ipynb" for notebook in project.notebooks),
-        *(root / "exercises" / f"{master.stem}.ipynb" for master in masters(root)),
+        *(root / "exercises" / f"{source.stem}.ipynb" for source in exercise_sources(root)),
         *_library(root),
         *_benchmarks(project),
     ]
@@ -93,17 +95,19 @@ def pyproject(project: Project) -> str:
     kept = ("name", "version", "description", "readme", "license", "license-files")
     kept += ("requires-python", "keywords", "dependencies")
     included = facts["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    tables = {
+    wheel = {"packages": ["course_lib"], "force-include": included}
+    theirs = {
         "build-system": facts["build-system"],
-        "project": {name: about[name] for name in kept},
-        "project.optional-dependencies": {
-            extra: about["optional-dependencies"][extra] for extra in _EXTRAS
+        "project": {name: about[name] for name in kept}
+        | {
+            "optional-dependencies": {
+                extra: about["optional-dependencies"][extra] for extra in _EXTRAS
+            },
+            "urls": {"Homepage": project.address},
         },
-        "project.urls": {"Homepage": project.address},
-        "tool.hatch.build.targets.wheel": {"packages": ["course_lib"]},
-        "tool.hatch.build.targets.wheel.force-include": included,
+        "tool": {"hatch": {"build": {"targets": {"wheel": wheel}}}},
     }
-    return "\n".join(_toml(name, table) for name, table in tables.items())
+    return tomli_w.dumps(theirs)
 
 
 def environment(project: Project) -> str:
@@ -112,14 +116,13 @@ def environment(project: Project) -> str:
     extras = (about["optional-dependencies"][extra] for extra in _EXTRAS)
     wanted = sorted({*about["dependencies"], *(line for each in extras for line in each)})
     by_conda, by_pip = [], []
-    for requirement in wanted:
-        if requirement.startswith("course_lib["):  # another of the extras
+    for one in map(Requirement, wanted):
+        if one.extras:  # another of the extras
             continue
-        name, specifier = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
-        if ";" in specifier:  # conda has no markers
-            by_pip.append(f"{name} {specifier}")
+        if one.marker is not None:  # conda has none
+            by_pip.append(f"{one.name} {one.specifier}; {one.marker}")
         else:
-            by_conda.append(f"{_CONDA_NAMES.get(name, name)} {specifier}")
+            by_conda.append(f"{_CONDA_NAMES.get(one.name, one.name)} {one.specifier}")
     lines = [
         "# The conda route, also the one for Windows:",
         "#   conda env create -f environment.yml",
@@ -190,16 +193,3 @@ def _between(text: str, pattern: str, what: str) -> str:
     if len(found) != 1:
         raise ValueError(f"README.md: expected one {what}; found {len(found)}")
     return found[0]
-
-
-def _toml(name: str, table: dict[str, object]) -> str:
-    """A table of strings and lists of strings; TOML writes both as JSON does."""
-    lines = [f"[{name}]"]
-    for key, value in table.items():
-        bare = key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
-        if isinstance(value, list) and len(value) > 1:
-            items = "".join(f"  {json.dumps(item, ensure_ascii=False)},\n" for item in value)
-            lines.append(f"{bare} = [\n{items}]")
-        else:
-            lines.append(f"{bare} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ copyright = "the course's authors: text and figures CC BY 4.0, code MIT"
 version = release = __version__
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinxcontrib.bibtex"]
 if not printing:
     extensions += ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 nitpicky = False
@@ -32,6 +32,10 @@ myst_heading_anchors = 4
 mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 mathjax_options = {"defer": "defer"}
+
+# --- what the chapters cite
+bibtex_bibfiles = ["../references.bib"]
+bibtex_default_style = "plain"
 
 # --- the library's pages
 autodoc_member_order = "bysource"

@@ -8,7 +8,6 @@ import html
 import importlib.util
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,17 @@ from course_tools.project import Chapter, Project
 HERE = Path(__file__).parent
 #: The badge that `course build` puts below each title; the book has a plain link in its place.
 _BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
+#: The page of what the course cites; sphinxcontrib-bibtex reads references.bib.
+_REFERENCES = """\
+# References
+
+What the chapters cite, by first author.
+
+```{bibliography}
+:all:
+:list: bullet
+```
+"""
 #: The API pages: heading, what stands below it, modules.
 LIBRARY = (
     (
@@ -79,8 +89,7 @@ def write_sources(project: Project, folder: Path, *, for_print: bool = False) ->
         target = folder / f"{page}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
-    bibliography = (project.root / "docs" / "references.bib").read_text("utf-8")
-    (folder / "references.md").write_text(references(bibliography), "utf-8")
+    (folder / "references.md").write_text(_REFERENCES, "utf-8")
     _write_mathjax(folder / "static" / "_static" / "mathjax")
     if for_print:
         (folder / "index.md").write_text(_toctrees(print_parts(project)), "utf-8")
@@ -149,65 +158,6 @@ def chapter_table(project: Project) -> str:
         minutes = minutes_of(project.root / chapter.source)
         lines.append(f"| {number} | {title} | {chapter.question} | {minutes} | {link} |")
     return "\n".join(lines)
-
-
-def references(bibliography: str) -> str:
-    """Every paper that the course cites, by first author, as a Markdown page."""
-    entries = sorted(_entries(bibliography), key=lambda e: (e["author"].lower(), e["year"]))
-    lines = [_reference(entry) for entry in entries]
-    return "# References\n\nWhat the chapters cite, by first author.\n\n" + "\n".join(lines) + "\n"
-
-
-def _reference(entry: dict[str, str]) -> str:
-    names = entry["author"].split(" and ")
-    others = names[-1] == "others"
-    names = [_name(name) for name in names if name != "others"]
-    if others or len(names) > 6:
-        who = f"{', '.join(names[:6])} and others"
-    else:
-        who = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    kinds = ("journal", "booktitle", "institution", "publisher", "howpublished")
-    where = next((entry[kind] for kind in kinds if kind in entry), "")
-    link = entry.get("url", "")
-    if "eprint" in entry:
-        link = f"https://arxiv.org/abs/{entry['eprint']}"
-        where = ", ".join(filter(None, (where, f"arXiv:{entry['eprint']}")))
-    elif "doi" in entry:
-        link = f"https://doi.org/{entry['doi']}"
-    title = f"[{entry['title']}]({link})" if link else entry["title"]
-    return f"- {who} ({entry['year']}). {title}.{f' {where}.' if where else ''}"
-
-
-def _name(name: str) -> str:
-    """First name first: "Vaswani, Ashish" becomes "Ashish Vaswani"."""
-    last, _, first = name.partition(", ")
-    return f"{first} {last}".strip()
-
-
-_ACCENTS = {'"': "\u0308", "'": "\u0301", "`": "\u0300", "^": "\u0302", "~": "\u0303"}
-
-
-def _entries(bibliography: str) -> Iterator[dict[str, str]]:
-    for body in re.findall(r"^@\w+\{[^,]+,\n(.*?)^\}", bibliography, re.DOTALL | re.MULTILINE):
-        fields = re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", body, re.MULTILINE)
-        entry = {name.lower(): _plain(value) for name, value in fields}
-        missing = {"author", "title", "year"} - set(entry)
-        if missing:
-            raise ValueError(f"references.bib: no {' and '.join(sorted(missing))} in:\n{body}")
-        yield entry
-
-
-def _plain(tex: str) -> str:
-    def accent(match: re.Match[str]) -> str:
-        return unicodedata.normalize("NFC", match[2] + _ACCENTS[match[1]])
-
-    text = re.sub(r"\{?\\([\"'`^~])\{?(\w)\}?\}?", accent, tex)
-    return (
-        re.sub(r"\\([&%_#$])", r"\1", text)
-        .replace("{", "")
-        .replace("}", "")
-        .replace("--", "\u2013")
-    )
 
 
 def _toctrees(contents: list[Part]) -> str:

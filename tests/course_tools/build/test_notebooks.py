@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from course_lib import __version__
-from course_tools.build.notebooks import MACHINE_NOTE, assemble, build, pin_departures
+from course_tools.build.notebooks import MACHINE_NOTE, assemble, build, pin_mismatches
 from course_tools.cli import main
 from course_tools.project import Chapter, configure_address, load_project
 from tests.helpers.paths import ROOT
@@ -204,8 +204,8 @@ def test_saving_in_jupyterlab_leaves_no_stray_source_behind(built):
 def test_another_environment_is_said_to_be_one(tmp_path):
     pins = tmp_path / "constraints.txt"
     pins.write_text("numpy==0.1\nno-such-package==1.0\n", "utf-8")
-    assert any("numpy is" in line and "pinned: 0.1" in line for line in pin_departures(pins))
-    assert not any("no-such-package" in line for line in pin_departures(pins))
+    assert any("numpy is" in line and "pinned: 0.1" in line for line in pin_mismatches(pins))
+    assert not any("no-such-package" in line for line in pin_mismatches(pins))
 
 
 def test_a_cell_that_only_draws_is_folded_everywhere_and_says_what_it_shows():

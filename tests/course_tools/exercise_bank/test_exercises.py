@@ -13,7 +13,7 @@ import pytest
 
 from course_lib.checks import data as shipped
 from course_lib.checks import report
-from course_tools.build.exercises import BEGIN, END, data, masters, read, stub
+from course_tools.build.exercises import BEGIN, END, data, exercise_sources, read, stub
 from course_tools.exercise_bank.evaluate import UNREADABLE, can_grade, fraction, grade
 from tests.helpers.exercise_bank import ROOT, SUMMARY, bank, chapters, numbers
 
@@ -54,7 +54,7 @@ CORE = set(
 )
 #: Seeds of the hidden inputs; a wrong answer must fall at every one of them.
 SEEDS = (0, 1)
-MASTERS = masters(ROOT)
+MASTERS = exercise_sources(ROOT)
 IDS = [file.stem for file in MASTERS]
 
 

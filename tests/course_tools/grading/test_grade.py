@@ -6,12 +6,15 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from course_tools.grading.grade import GRADED, Grader, Store, grade_all, secret_of, write_whole
-from course_tools.grading.submissions import Submission
+from course_tools.grading.grade import Grader, grade_all, secret_of
+from course_tools.grading.read_notebook import read_cells
+from course_tools.grading.results import GRADED, Store, write_whole
+from course_tools.grading.submissions import Submission, find_submissions
 from course_tools.sandbox.backends import Bubblewrap, Limits, SandboxError, SeparateUser, Unsafe
 from tests.helpers.attacks import BOMBS, HONEST
 from tests.helpers.exercise_bank import ROOT, bank
@@ -30,7 +33,9 @@ def notebook(**changes):
 
 
 def submission(student, data):
-    return Submission(student, student.title(), {}, f"{student}.ipynb", data)
+    return Submission(
+        student, student.title(), {}, f"{student}.ipynb", read_cells(data), chapter=CHAPTER
+    )
 
 
 def made(count):
@@ -72,6 +77,17 @@ def test_one_submission_never_stops_the_rest(graded):
     assert lost == {"2.2"}, "what one answer does must not touch the others"
 
 
+def test_a_notebook_handed_in_before_the_second_round_still_gets_its_marks(backend, tmp_path):
+    """The share of the points that the tree of the tag `before-second-round` gave each answer."""
+    file = ROOT / "tests" / "data" / "handed_in_before_second_round.ipynb.json"
+    (one,) = find_submissions(file, bank()).submissions
+    (result,) = grade_all(Grader(bank(), backend, "a seed"), [one], tmp_path)
+    shares = {e.number: e.earned / e.points for e in result.exercises}
+    assert shares == {"2.1": 1, "2.2": 0.2, "2.3": 1, "2.4": 1, "2.5": 1, "2.6": 0}
+    assert {e.number: e.status for e in result.exercises}["2.6"] == "not done"
+    assert {e.number: e.misconception for e in result.exercises}["2.2"] == "polarity inverted"
+
+
 class Closed(Bubblewrap):
     """A back end that must not be asked."""
 
@@ -95,8 +111,8 @@ def test_another_seed_another_file_or_other_limits_are_graded_anew(graded):
         grader.key(class_[0]),
         Grader(bank(), grader.backend, "another").key(class_[0]),
         Grader(bank(), grader.backend, "a seed", limits=Limits(64)).key(class_[0]),
-        grader.key(submission("student0", class_[1].data)),
-        grader.key(submission("student9", class_[0].data)),
+        grader.key(replace(class_[0], cells=class_[1].cells)),
+        grader.key(replace(class_[0], student="student9")),
     }
     assert len(keys) == 5
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from course_tools.grading import submissions
-from course_tools.grading.extract_answer import read_program
-from course_tools.grading.read_notebook import NotANotebookError, chapter_of, read_cells
+from course_tools.grading.read_notebook import Cell, NotANotebookError, chapter_of, read_cells
 from course_tools.grading.submissions import find_submissions
 from tests.helpers.exercise_bank import bank
 from tests.helpers.made_class import accepted, as_file, filled, made_class, stripped, write
@@ -292,10 +291,10 @@ def test_the_folder_of_results_is_not_handed_in(tmp_path):
 
 
 def test_every_encoding_and_format_gives_the_same_cells():
-    _, want = read_cells(GOOD)
+    want = read_cells(GOOD)
     notebook = json.loads(GOOD)
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"):
-        assert read_cells(json.dumps(notebook).encode(encoding))[1] == want, encoding
+        assert read_cells(json.dumps(notebook).encode(encoding)) == want, encoding
     assert len(want) > 10
 
 
@@ -328,15 +327,16 @@ def test_malformed_cells_are_passed_over():
         None, 3, "x", [], {}, {"cell_type": 7, "source": 1}, {"cell_type": "code"},
         {"cell_type": "code", "source": ["a = 1\n", None, "b = '\ud800'"], "metadata": [1]},
     ]  # fmt: skip
-    notebook, code = read_cells(json.dumps({"cells": cells}).encode())
-    assert code == ["", "a = 1\nb = '?'"]
-    assert chapter_of(notebook, read_program(code), bank()) is None
+    found = read_cells(json.dumps({"cells": cells}).encode())
+    nothing = Cell(is_code=False, source="")
+    code = [Cell(is_code=True, source=""), Cell(is_code=True, source="a = 1\nb = '?'")]
+    assert found == (nothing, nothing, *code)
+    assert chapter_of(found, bank()) is None
 
 
 def test_the_chapter_comes_from_metadata_else_names_else_titles():
     def chapter(notebook):
-        tree, code = read_cells(as_file(notebook))
-        return chapter_of(tree, read_program(code), bank())
+        return chapter_of(read_cells(as_file(notebook)), bank())
 
     good = filled(2, {})
     assert chapter(good) == 2

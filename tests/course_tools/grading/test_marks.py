@@ -17,19 +17,21 @@ import pytest
 from course_tools import cli
 from course_tools.exercise_bank.evaluate import UNREADABLE
 from course_tools.grading import command
-from course_tools.grading.grade import GRADED, ClaimResult, ExerciseResult, Result, Store
-from course_tools.grading.grade import write_whole as whole
-from course_tools.grading.reports import (
+from course_tools.grading.feedback import feedback, gradescope
+from course_tools.grading.file_names import file_names
+from course_tools.grading.marks import write_marks
+from course_tools.grading.results import (
+    GRADED,
     UNSAFE,
     About,
+    ClaimResult,
+    ExerciseResult,
+    Result,
+    Store,
     by_student,
-    feedback,
-    file_names,
-    gradescope,
-    harmless,
-    summary,
-    write_reports,
+    write_whole,
 )
+from course_tools.grading.tables import harmless, summary
 from course_tools.sandbox.backends import Bubblewrap
 from tests.helpers.exercise_bank import bank
 from tests.helpers.made_class import made_class, write
@@ -82,7 +84,7 @@ def table(path):
 
 
 def write_all(out, results, about=ABOUT):
-    return write_reports(out, results, bank(), about)
+    return write_marks(out, results, bank(), about)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def test_a_page_names_the_thought_and_what_to_read_and_stands_alone():
     text = page(result("kim", [1, 0, 1, 1, 1, 1]))
     assert "This looks like: polarity inverted." in text
     assert "<em>blocked</em>: <code>~mask</code>" in text
-    assert "Read again: &quot;" in text and "9 of 11 points" in text
+    assert 'Read again: "' in html.unescape(text) and "9 of 11 points" in text
     assert text.count("Read again") == 1
     parser = _Tags()
     parser.feed(text)
@@ -300,10 +302,10 @@ def test_file_names_are_safe_and_no_two_are_alike():
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     target = tmp_path / "grades.csv"
-    whole(target, "old")
+    write_whole(target, "old")
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        whole(target, "new")
+        write_whole(target, "new")
     assert target.read_text("utf-8") == "old" and len(list(tmp_path.iterdir())) == 1
 
 
