@@ -101,15 +101,17 @@ def course_table(project: Project, hub: str, *, app: str = "lab", branch: str | 
     Raises:
         ValueError: if an argument is not of its form.
     """
+
+    def cell(label: str, path: str) -> str:
+        return f"[{label}]({course_link(project, hub, path, app=app, branch=branch)})"
+
     rows = ["| | Chapter | Exercises |", "|---|---|---|"]
     known = notebooks(project)
     for chapter in project.chapters:
-        cells = [chapter.number]
-        for folder, label in (("notebooks", chapter.title), ("exercises", "exercises")):
-            path = f"{folder}/{chapter.name}.ipynb"
-            link = course_link(project, hub, path, app=app, branch=branch) if path in known else ""
-            cells.append(f"[{label}]({link})" if link else "")
-        rows.append(f"| {' | '.join(cells)} |")
+        texts = [cell(n.title, f"{n.page}.ipynb") for n in (chapter, *project.deeper(chapter))]
+        tasks = f"exercises/{chapter.name}.ipynb"
+        exercises = cell("exercises", tasks) if tasks in known else ""
+        rows.append(f"| {chapter.number} | {', '.join(texts)} | {exercises} |")
     return "\n".join(rows)
 
 

@@ -298,6 +298,7 @@ def test_a_release_that_names_the_place_of_a_secret_is_refused(small, tmp_path, 
 def test_a_notebook_that_somebody_solved_in_place_is_noticed(tmp_path):
     for folder in ("solutions", "exercises"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "README.md", tmp_path)
     project = replace(load_project(ROOT), root=tmp_path, chapters=())
     before = stale_notebooks(project)
     file = tmp_path / "exercises" / "02_tril_mask.ipynb"
