@@ -37,7 +37,7 @@ import torch  # noqa: E402
 from course_tools.exercise_bank.load import Bank, load_bank  # noqa: E402
 from course_tools.grading.grade import GRADED, Grader, Result, grade_all  # noqa: E402
 from course_tools.grading.submissions import Submission  # noqa: E402
-from course_tools.sandbox.backends import choose  # noqa: E402
+from course_tools.sandbox.choose import choose  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "grading.json"

@@ -121,10 +121,10 @@ def notebooks(project: Project) -> list[str]:
     Args:
         project: the teachers' working copy.
     """
-    masters = {file.stem for file in (project.root / "solutions").glob("[0-9][0-9]_*.py")}
+    sources = {file.stem for file in (project.root / "solutions").glob("[0-9][0-9]_*.py")}
     names = [chapter.name for chapter in project.chapters]
     chapters = [f"{notebook.page}.ipynb" for notebook in project.notebooks]
-    return chapters + [f"exercises/{name}.ipynb" for name in names if name in masters]
+    return chapters + [f"exercises/{name}.ipynb" for name in names if name in sources]
 
 
 # --- parts ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Where an outcome differs from the right one, in the words of a tutor.
 
 `difference` is for the student: the first thing that is wrong, with the offending cell.
-`alike` is for diagnosis: whether two outcomes are those of the same thought, written in two ways.
+`same_thought` is for diagnosis: whether two outcomes come from one thought, written in two ways.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from course_lib.checks.encode import LARGE, Thin, gist, places, thin
+from course_lib.checks.encode import (
+    LARGE,
+    ArraySample,
+    error_summary,
+    sample_array,
+    sample_positions,
+)
 from course_lib.checks.script import Outcome, Problem
 
 Compare = Literal["equal", "close", "mask"]
@@ -36,7 +42,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Difference:
     """One difference.
 
     Attributes:
@@ -54,7 +60,7 @@ class Finding:
 
 def difference(
     got: Outcome, want: Outcome, rule: Rule, steps: Sequence[str] = ()
-) -> Finding | None:
+) -> Difference | None:
     """The first difference between what came back and what is right; None if there is none.
 
     Args:
@@ -63,17 +69,16 @@ def difference(
         rule: how to compare.
         steps: what the calls are called in messages; "call 1", "call 2", ... if not given.
     """
-    if want.problem is not None and got.problem is not None:
-        return None if want.problem.kind == got.problem.kind else Finding(told(got.problem))
     if got.problem is not None:
-        return Finding(told(got.problem))
+        meant = want.problem is not None and want.problem.kind == got.problem.kind
+        return None if meant else Difference(describe_problem(got.problem))
     if want.problem is not None:
-        return Finding(
+        return Difference(
             "it returns as if all were well; this call is wrong and should raise an error"
         )
     extra = [what for what in got.changed if what not in want.changed]
     if extra:
-        return Finding(
+        return Difference(
             f"{extra[0]} is not what it was before: your code writes into its input. "
             "Work on a copy."
         )
@@ -86,7 +91,7 @@ def difference(
     return None
 
 
-def told(problem: Problem) -> str:
+def describe_problem(problem: Problem) -> str:
     """A problem in a sentence."""
     if problem.kind == "raised":
         return f"it stops with {problem.text}"
@@ -95,34 +100,34 @@ def told(problem: Problem) -> str:
     return problem.text
 
 
-def alike(got: Outcome, other: Outcome, rule: Rule, *, strict: bool) -> bool:
+def same_thought(got: Outcome, other: Outcome, rule: Rule, *, strict: bool) -> bool:
     """Whether two outcomes come from the same thought.
 
     Args:
         got: of the student.
         other: of a named misconception.
         rule: how to compare values.
-        strict: also compare kinds of dtype, changed arguments and the use of served functions.
+        strict: also compare kinds of dtype, changed arguments and the use of callbacks.
     """
     if (got.problem is None) != (other.problem is None):
         return False
     if got.problem is not None and other.problem is not None:
-        same_class = gist(got.problem).split()[:1] == gist(other.problem).split()[:1]
-        return got.problem.kind == other.problem.kind and same_class
+        classes = [error_summary(problem).split()[:1] for problem in (got.problem, other.problem)]
+        return got.problem.kind == other.problem.kind and classes[0] == classes[1]
     if strict and (
         bool(got.changed) != bool(other.changed)
         or len(got.values) != len(other.values)
-        or (other.served and not _served_alike(got, other, rule))
+        or (other.callbacks and not _callbacks_match(got, other, rule))
     ):
         return False
     lenient = replace(rule, compare="close")
     return all(
-        _plainly_alike(a, b, lenient, strict=strict)
+        _values_match(a, b, lenient, strict=strict)
         for a, b in zip(got.values, other.values, strict=True)
     )
 
 
-def telling(other: Outcome, want: Outcome, rule: Rule) -> float:
+def evidence(other: Outcome, want: Outcome, rule: Rule) -> float:
     """How much it tells to return what a mistake returns: its wrong entries, bool ones half."""
     if other.problem is not None or want.problem is not None:
         return 0.0
@@ -133,7 +138,7 @@ def telling(other: Outcome, want: Outcome, rule: Rule) -> float:
 
 
 def _wrong_entries(other: Any, want: Any, rule: Rule) -> float:
-    if isinstance(want, Thin) or isinstance(other, Thin):
+    if isinstance(want, ArraySample) or isinstance(other, ArraySample):
         return 8.0
     a, b = as_array(other), as_array(want)
     if a is None or b is None:
@@ -150,46 +155,48 @@ def _wrong_entries(other: Any, want: Any, rule: Rule) -> float:
 # --- values --------------------------------------------------------------------------------------
 
 
-def _differs(got: Any, want: Any, rule: Rule, where: str) -> Finding | None:
+def _differs(got: Any, want: Any, rule: Rule, where: str) -> Difference | None:
     if want is None:
         return None  # a method whose result does not matter, or a saved object
     if _is_error(want):
         if _is_error(got) and got[1] == want[1]:
             return None
         instead = f"it raises {got[1]}" if _is_error(got) else "it goes on as if all were well"
-        return Finding(f"{where}{instead}; it should raise {want[1]}")
+        return Difference(f"{where}{instead}; it should raise {want[1]}")
     if _is_error(got):
-        return Finding(f"{where}it raises {got[1]}, and should not")
+        return Difference(f"{where}it raises {got[1]}, and should not")
     if got is None:
-        return Finding(f"{where}it returns None. Is a `return` missing?")
+        return Difference(f"{where}it returns None. Is a `return` missing?")
     if isinstance(want, dict):
         return _dict_differs(got, want, rule, where)
     if isinstance(want, tuple) and not _is_shape(want):
         return _tuple_differs(got, want, rule, where)
     if isinstance(want, str):
         same = isinstance(got, str) and got == want
-        return None if same else Finding(f"{where}you return {got!r}, expected {want!r}")
+        return None if same else Difference(f"{where}you return {got!r}, expected {want!r}")
     return _array_differs(got, want, rule, where)
 
 
-def _dict_differs(got: Any, want: dict, rule: Rule, where: str) -> Finding | None:
+def _dict_differs(got: Any, want: dict[str, Any], rule: Rule, where: str) -> Difference | None:
     if not isinstance(got, dict):
-        return Finding(f"{where}you return {_kind(got)}; expected a dict")
+        return Difference(f"{where}you return {_kind(got)}; expected a dict")
     if got.keys() != want.keys():
-        return Finding(f"{where}expected the keys {', '.join(want)}; got {', '.join(got) or '{}'}")
+        return Difference(
+            f"{where}expected the keys {', '.join(want)}; got {', '.join(got) or '{}'}"
+        )
     found = (
         _differs(got[key], item, rule, f"{where}entry {key!r}: ") for key, item in want.items()
     )
     return next((f for f in found if f is not None), None)
 
 
-def _tuple_differs(got: Any, want: tuple, rule: Rule, where: str) -> Finding | None:
+def _tuple_differs(got: Any, want: tuple[Any, ...], rule: Rule, where: str) -> Difference | None:
     known = len(rule.results) == len(want)
     names = [f"`{rule.results[i]}`" if known else f"result {i + 1}" for i in range(len(want))]
     if not isinstance(got, (tuple, list)) or len(got) != len(want):
         size = f" of {len(got)}" if isinstance(got, (tuple, list)) else ""
         example = ", ".join(rule.results) if known else "a, b"
-        return Finding(
+        return Difference(
             f"{where}expected {len(want)} results, `return {example}`; got {_kind(got)}{size}"
         )
     parts = zip(got, want, names, strict=True)
@@ -197,43 +204,42 @@ def _tuple_differs(got: Any, want: tuple, rule: Rule, where: str) -> Finding | N
     return next((f for f in found if f is not None), None)
 
 
-def _array_differs(got: Any, want: Any, rule: Rule, where: str) -> Finding | None:
+def _array_differs(got: Any, want: Any, rule: Rule, where: str) -> Difference | None:
     array = as_array(got)
     if array is None:
-        return Finding(f"{where}you return {_kind(got)}; expected {_expected(want)}")
-    if isinstance(want, Thin):
+        return Difference(f"{where}you return {_kind(got)}; expected {_expected(want)}")
+    if isinstance(want, ArraySample):
         shape, want_kind, target = want.shape, want.entries.dtype.kind, want.entries
     else:
         target = np.asarray(want)
         shape, want_kind = target.shape, target.dtype.kind
     if array.shape != tuple(shape):
-        return Finding(
+        return Difference(
             f"{where}you return shape {list(array.shape)}; expected {list(shape)}"
             if shape
             else f"{where}you return shape {list(array.shape)}; expected a single number"
         )
-    complaint = _wrong_kind(array, want_kind, rule)
-    if complaint:
-        return Finding(where + complaint)
-    compared = thin(array).entries if isinstance(want, Thin) else array
+    wrong_kind = _wrong_kind(array, want_kind, rule)
+    if wrong_kind:
+        return Difference(where + wrong_kind)
+    compared = sample_array(array).entries if isinstance(want, ArraySample) else array
     wrong = ~_equal(compared, target, rule)
     if not wrong.any():
         return None
-    if isinstance(want, Thin):
+    if isinstance(want, ArraySample):
         sampled = int(np.argmax(wrong))
-        at = np.unravel_index(places(array.size)[sampled], array.shape)
-        return Finding(
+        at = np.unravel_index(sample_positions(array.size)[sampled], array.shape)
+        return Difference(
             f"{where}{_place(tuple(map(int, at)), array.shape, rule.labels)}you return "
-            f"{shown(array[at])}; expected {shown(target[sampled])} "
+            f"{format_number(array[at])}; expected {format_number(target[sampled])} "
             f"(about {wrong.mean():.0%} of the entries differ)"
         )
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
     many = f" ({int(wrong.sum())} of {wrong.size} entries differ)" if wrong.size > 1 else ""
-    text = (
-        f"{where}{_place(place, array.shape, rule.labels)}you return {shown(array[place])}; "
-        f"expected {shown(target[place])}{many}"
-    )
-    return Finding(text, *_drawable(array, wrong, place), rule.labels)
+    got, wanted = format_number(array[place]), format_number(target[place])
+    text = f"you return {got}; expected {wanted}{many}"
+    text = f"{where}{_place(place, array.shape, rule.labels)}{text}"
+    return Difference(text, *_drawable(array, wrong, place), rule.labels)
 
 
 def as_array(value: Any) -> np.ndarray | None:
@@ -270,21 +276,21 @@ def _equal(a: np.ndarray, b: np.ndarray, rule: Rule) -> np.ndarray:
     return np.asarray(same)
 
 
-def _plainly_alike(got: Any, other: Any, rule: Rule, *, strict: bool) -> bool:
+def _values_match(got: Any, other: Any, rule: Rule, *, strict: bool) -> bool:
     if isinstance(other, dict) or isinstance(got, dict):
         return (
             isinstance(got, dict)
             and isinstance(other, dict)
             and got.keys() == other.keys()
-            and all(_plainly_alike(got[k], other[k], rule, strict=strict) for k in other)
+            and all(_values_match(got[k], other[k], rule, strict=strict) for k in other)
         )
     if got is None or other is None or isinstance(got, str) or isinstance(other, str):
         return type(got) is type(other) and got == other
-    if isinstance(other, Thin):
+    if isinstance(other, ArraySample):
         array = as_array(got)
         if array is None or array.size <= LARGE or array.shape != other.shape:
             return False
-        return bool(_equal(thin(array).entries, other.entries, rule).all())
+        return bool(_equal(sample_array(array).entries, other.entries, rule).all())
     a, b = as_array(got), as_array(other)
     if a is None or b is None:
         both = isinstance(got, (tuple, list)) and isinstance(other, (tuple, list))
@@ -292,7 +298,7 @@ def _plainly_alike(got: Any, other: Any, rule: Rule, *, strict: bool) -> bool:
             both
             and len(got) == len(other)
             and all(
-                _plainly_alike(x, y, rule, strict=strict) for x, y in zip(got, other, strict=True)
+                _values_match(x, y, rule, strict=strict) for x, y in zip(got, other, strict=True)
             )
         )
     if a.shape != b.shape or (strict and _family(a) != _family(b)):
@@ -300,11 +306,11 @@ def _plainly_alike(got: Any, other: Any, rule: Rule, *, strict: bool) -> bool:
     return bool(_equal(a, b, rule).all())
 
 
-def _served_alike(got: Outcome, other: Outcome, rule: Rule) -> bool:
-    a, b = dict(got.served), dict(other.served)
+def _callbacks_match(got: Outcome, other: Outcome, rule: Rule) -> bool:
+    a, b = dict(got.callbacks), dict(other.callbacks)
     if a.keys() != b.keys():
         return False
-    return all(_plainly_alike(tuple(a[k]), tuple(b[k]), rule, strict=False) for k in a)
+    return all(_values_match(tuple(a[k]), tuple(b[k]), rule, strict=False) for k in a)
 
 
 def _family(array: np.ndarray) -> str:
@@ -321,7 +327,7 @@ def _is_error(value: Any) -> bool:
     return isinstance(value[0], str) and value[0] == "raised"
 
 
-def _is_shape(value: tuple) -> bool:
+def _is_shape(value: tuple[Any, ...]) -> bool:
     return len(value) > 0 and all(type(item) is int for item in value)
 
 
@@ -333,11 +339,11 @@ def _kind(value: Any) -> str:
 
 
 def _expected(want: Any) -> str:
-    shape = want.shape if isinstance(want, Thin) else np.shape(want)
+    shape = want.shape if isinstance(want, ArraySample) else np.shape(want)
     return f"an array of shape {list(shape)}" if shape else "a number"
 
 
-def shown(x: Any) -> str:
+def format_number(x: Any) -> str:
     """A number as messages write it, at most four decimals."""
     if isinstance(x, (bool, np.bool_)):
         return str(bool(x))

@@ -8,7 +8,7 @@ that was rounded the other way is still accepted.
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,22 +49,20 @@ def mismatches(value: Any, records: Sequence[dict[str, Any]], salt: str) -> list
 
     A value whose parts or shapes differ gives the names of those; ["shape"] if none corresponds.
     """
-    have = {name: _flat(part) for name, part in parts(value)}
-    if have.keys() != {r["part"] for r in records}:
-        return ["shape"]
-    if any(have[r["part"]][1] != r["shape"] for r in records):
-        return ["shape"]
-    return [r["part"] for r in records if not _same(have[r["part"]][0], r, salt)]
+    return list(_wrong_parts(value, records, salt))
 
 
 def matches(value: Any, records: Sequence[dict[str, Any]], salt: str) -> bool:
     """Whether a value is what was digested; stops at the first part that is not."""
+    return next(_wrong_parts(value, records, salt), None) is None
+
+
+def _wrong_parts(value: Any, records: Sequence[dict[str, Any]], salt: str) -> Iterator[str]:
     have = {name: _flat(part) for name, part in parts(value)}
-    if have.keys() != {r["part"] for r in records}:
-        return False
-    if any(have[r["part"]][1] != r["shape"] for r in records):
-        return False
-    return all(_same(have[r["part"]][0], r, salt) for r in records)
+    if {name: have[name][1] for name in have} != {r["part"]: r["shape"] for r in records}:
+        yield "shape"
+        return
+    yield from (r["part"] for r in records if not _same(have[r["part"]][0], r, salt))
 
 
 def _same(flat: Sequence[Any], record: dict[str, Any], salt: str) -> bool:

@@ -37,7 +37,7 @@ def enough_tries(case: Case, outcome: Outcome) -> str | None:
     """1.3: whoever changes one position at a time does so often, far, and to more than zeros."""
     x = np.asarray(case.calls[0].args[1])
     tries, far, zeros = np.zeros(len(x), dtype=int), 0.0, True
-    for record in outcome.served.get("pairs", ()):
+    for record in outcome.callbacks.get("pairs", ()):
         changed = np.asarray(record[0])
         rows = (changed != x).any(axis=1) if changed.shape == x.shape else np.ones(len(x), bool)
         if rows.sum() > 1:
@@ -147,24 +147,24 @@ def silent_renormalisation(case: Case, outcome: Outcome) -> str | None:
         shortcut = weights / weights.sum()
     exact = np.exp(scores[:3].astype(np.float64) - scores[:3].max())
     exact = exact / exact.sum()
-    told = f"the shortcut gives {_listed(shortcut)}, the true weights are {_listed(exact)}"
+    sentence = f"the shortcut gives {_listed(shortcut)}, the true weights are {_listed(exact)}"
     gap = float(scores[3] - scores[:3].max())
     if not np.isfinite(shortcut).all():
-        return Mistake("gap too large", f"{told}: everybody notices")
+        return Mistake("gap too large", f"{sentence}: everybody notices")
     if abs(shortcut.sum() - 1) > 1e-3:
         return f"the shortcut's weights add up to {shortcut.sum():.4f}: everybody notices"
     if np.abs(shortcut - exact).max() >= _OFF:
         return None
-    told += ": no weight is off by 0.1"
+    sentence += ": no weight is off by 0.1"
     if gap <= 0:
-        return Mistake("high score on a visible cell", told)
+        return Mistake("high score on a visible cell", sentence)
     if gap < _FULL_PRECISION:
-        return Mistake("gap too small", told)
+        return Mistake("gap too small", sentence)
     if np.ptp(scores[:3]) == 0:
-        return Mistake("visible scores all equal", told)
+        return Mistake("visible scores all equal", sentence)
     if exact.max() > 1 - _OFF:
-        return Mistake("one weight crushed, and rightly", told)
-    return told
+        return Mistake("one weight crushed, and rightly", sentence)
+    return sentence
 
 
 def _float32_exp(x: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def _listed(row: np.ndarray) -> str:
 def fed_once(case: Case, outcome: Outcome) -> str | None:
     """5.6: prompt and new tokens are fed once and in order, the last new one not at all."""
     _, prompt, n = case.calls[0].args
-    fed = [int(t) for record in outcome.served.get("step", ()) for t in np.ravel(record[0])]
+    fed = [int(t) for record in outcome.callbacks.get("step", ()) for t in np.ravel(record[0])]
     new = [int(t) for t in np.ravel(outcome.values[0])]
     if len(new) != n:
         return f"asked for {n} new tokens, you return {len(new)}: mend that first"
@@ -272,14 +272,15 @@ def shapes_fit(case: Case, outcome: Outcome) -> str | None:
     if len(q) < 2 or len(keys) < 2:
         return "q and k_transposed need at least two axes each to be multiplied"
     if q[-1] != keys[-2]:
-        told = f"q {q} @ k_transposed {keys} cannot be taken: {q[-1]} meets {keys[-2]}"
+        sentence = f"q {q} @ k_transposed {keys} cannot be taken: {q[-1]} meets {keys[-2]}"
         name = _turned(q, keys)
-        return Mistake(name, told) if name else told
+        return Mistake(name, sentence) if name else sentence
     try:
         product = (*np.broadcast_shapes(q[:-2], keys[:-2]), q[-2], keys[-1])
     except ValueError:
-        told = f"q {q} @ k_transposed {keys} cannot be taken: the axes in front do not match"
-        return Mistake("heads after tokens", told) if q[1:-1] == keys[-1:] + keys[1:-2] else told
+        sentence = f"q {q} @ k_transposed {keys} cannot be taken: the axes in front do not match"
+        turned = q[1:-1] == keys[-1:] + keys[1:-2]
+        return Mistake("heads after tokens", sentence) if turned else sentence
     if product != scores:
         return f"q {q} @ k_transposed {keys} gives {product}, and you say that scores is {scores}"
     if shape["weights"] != scores:
@@ -306,8 +307,8 @@ def _masks_fit(shape: dict[str, tuple[int, ...]]) -> str | None:
     if max(shape["causal_mask"][:2]) > 1:
         return Mistake("mask copied for every head", f"causal_mask is {shape['causal_mask']}")
     if shape["padding_mask"][3] > 1 and max(heads, rows) > 1:
-        told = f"padding_mask is {shape['padding_mask']}"
-        return Mistake("padding mask as large as the grid", told)
+        sentence = f"padding_mask is {shape['padding_mask']}"
+        return Mistake("padding mask as large as the grid", sentence)
     return None
 
 
@@ -315,13 +316,13 @@ def _merged_fits(shape: dict[str, tuple[int, ...]]) -> str | None:
     output, merged = shape["output"], shape["merged"]
     if np.prod(output) == np.prod(merged):
         return None
-    told = (
+    sentence = (
         f"output {output} holds {np.prod(output)} numbers, merged {merged} holds "
         f"{np.prod(merged)}: merging neither adds any nor loses any"
     )
     length = shape["q"][-1]
     short = output[-1] == length or (len(output) > 1 and merged[-1] == output[1] * length)
-    return Mistake("values as long as keys", told) if short else told
+    return Mistake("values as long as keys", sentence) if short else sentence
 
 
 def dtype_as_asked(case: Case, outcome: Outcome) -> str | None:

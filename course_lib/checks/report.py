@@ -17,8 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from course_lib.checks import data, digest, properties
-from course_lib.checks.compare import Finding, Rule, alike, as_array, difference, telling, told
-from course_lib.checks.encode import decode, decode_outcome, gist
+from course_lib.checks.compare import (
+    Compare,
+    Difference,
+    Rule,
+    as_array,
+    describe_problem,
+    difference,
+    evidence,
+    same_thought,
+)
+from course_lib.checks.encode import decode, error_summary
 from course_lib.checks.picture import Picture
 from course_lib.checks.run import run_script
 from course_lib.checks.script import Case, Outcome
@@ -40,12 +49,12 @@ class Line:
     """One claim of a report: `finding` is None if it holds."""
 
     says: str
-    finding: Finding | None = None
+    finding: Difference | None = None
     note: str = ""
 
 
 @dataclass
-class Report:
+class CheckReport:
     """What a check found.
 
     Attributes:
@@ -74,15 +83,15 @@ class Report:
         """The report without its picture."""
         if self.state in ("not done", "skipped"):
             return f"{self.number} {self.name}: {self.note}"
-        out, told_before = [f"{self.number} {self.name}"], set()
+        out, texts = [f"{self.number} {self.name}"], set()
         for line in self.lines:
             if line.finding is None:
                 out.append(f"  ✓ {line.says}")
                 continue
             note = f" ({line.note})" if line.note else ""
             out.append(f"  ✗ {line.says}{note}")
-            again = line.finding.text in told_before
-            told_before.add(line.finding.text)
+            again = line.finding.text in texts
+            texts.add(line.finding.text)
             out.append(_indented("As above." if again else _sentence(line.finding.text), 6))
         held = sum(line.finding is None for line in self.lines)
         if self.diagnosis:
@@ -191,7 +200,7 @@ def ask(number: str, letter: str) -> None:
             print("Choose again: the explanation of the right one comes with it.")
 
 
-def examine(number: str, answer: object) -> Report:
+def examine(number: str, answer: object) -> CheckReport:
     """What `check` prints, as data.
 
     Args:
@@ -206,7 +215,7 @@ def examine(number: str, answer: object) -> Report:
     if needs and importlib.util.find_spec(needs) is None:
         note = f"skipped, because {needs} is not installed here (it exists for Linux only)."
         note += " Nothing is wrong with your answer."
-        return Report(number, entry["answer"], "skipped", note=note)
+        return CheckReport(number, entry["answer"], "skipped", note=note)
     report = report_on(number, _run_all(visible_cases(number), answer))
     if report.state == "failed":
         report.note = _other_name(entry["answer"], answer)
@@ -222,7 +231,7 @@ def visible_cases(number: str) -> list[list[Case]]:
     return [[decode(case) for case in claim["cases"]] for claim in data.exercise(number)["claims"]]
 
 
-def report_on(number: str, outcomes: Sequence[Sequence[Outcome]]) -> Report:
+def report_on(number: str, outcomes: Sequence[Sequence[Outcome]]) -> CheckReport:
     """The report on what came back, wherever the scripts ran.
 
     Args:
@@ -233,7 +242,7 @@ def report_on(number: str, outcomes: Sequence[Sequence[Outcome]]) -> Report:
         KeyError: for an unknown number.
     """
     entry = data.exercise(number)
-    report = Report(number, entry["answer"], again=entry.get("again", ""))
+    report = CheckReport(number, entry["answer"], again=entry.get("again", ""))
     first = next((o.problem for o in _flat(outcomes) if o.problem is not None), None)
     if first is not None and first.kind == "not done":
         report.state, report.note = "not done", "not done yet"
@@ -242,7 +251,7 @@ def report_on(number: str, outcomes: Sequence[Sequence[Outcome]]) -> Report:
     for claim, results in zip(entry["claims"], outcomes, strict=False):
         report.lines.append(_judged(claim, results, entry, salt, report))
     for claim in entry["claims"][len(outcomes) :]:
-        report.lines.append(Line(claim["says"], Finding("not tried")))
+        report.lines.append(Line(claim["says"], Difference("not tried")))
     if any(line.finding is not None for line in report.lines):
         report.state = "failed"
         _diagnose(report, entry, outcomes, salt)
@@ -273,7 +282,7 @@ def _judged(
     results: Sequence[Outcome],
     entry: dict[str, Any],
     salt: str,
-    report: Report,
+    report: CheckReport,
 ) -> Line:
     rule, cases = rule_of(claim), [decode(case) for case in claim["cases"]]
     for i, outcome in enumerate(results):
@@ -283,7 +292,7 @@ def _judged(
         elif "value" in entry:
             finding = _value_differs(outcome, entry["value"]["want"], salt)
         else:
-            want = decode_outcome(claim["want"][i])
+            want = decode(claim["want"][i])
             finding = difference(outcome, want, rule, _steps(cases[i]))
         if finding is not None:
             return Line(claim["says"], finding, note)
@@ -303,28 +312,28 @@ def rule_of(claim: dict[str, Any]) -> Rule:
     labels = claim.get("labels", ())
     if not labels and claim["compare"] == "mask":
         labels = TOKENS
-    compare = claim["compare"] if claim["compare"] in ("equal", "mask") else "close"
+    compare: Compare = claim["compare"] if claim["compare"] in ("equal", "mask") else "close"
     return Rule(compare, claim["rtol"], claim["atol"], labels, claim.get("results", ()))
 
 
 def _property(
-    claim: dict[str, Any], case: Case, outcome: Outcome, report: Report
-) -> Finding | None:
+    claim: dict[str, Any], case: Case, outcome: Outcome, report: CheckReport
+) -> Difference | None:
     if outcome.problem is not None:
-        return Finding(told(outcome.problem))
+        return Difference(describe_problem(outcome.problem))
     name = claim["compare"].removeprefix("property:")
     try:
         sentence = getattr(properties, name)(case, outcome)
     except Exception:  # a property that expects an array and gets something else
-        return Finding("what you return does not have the form that the task asks for")
+        return Difference("what you return does not have the form that the task asks for")
     if isinstance(sentence, properties.Mistake) and report.diagnosis is None:
         report.diagnosis = sentence.name
-    return None if sentence is None else Finding(str(sentence))
+    return None if sentence is None else Difference(str(sentence))
 
 
-def _value_differs(outcome: Outcome, want: list[dict[str, Any]], salt: str) -> Finding | None:
+def _value_differs(outcome: Outcome, want: list[dict[str, Any]], salt: str) -> Difference | None:
     if outcome.problem is not None:
-        return Finding(told(outcome.problem))
+        return Difference(describe_problem(outcome.problem))
     try:
         wrong = digest.mismatches(outcome.values[0], want, salt)
     except (TypeError, ValueError, OverflowError):
@@ -335,14 +344,14 @@ def _value_differs(outcome: Outcome, want: list[dict[str, Any]], salt: str) -> F
         array = as_array(outcome.values[0])
         kind = type(outcome.values[0]).__name__
         got = f"a {kind}" if array is None else f"shape {list(array.shape)}"
-        return Finding(f"your answer ({got}) does not have the shape that the task asks for")
+        return Difference(f"your answer ({got}) does not have the shape that the task asks for")
     if wrong == ["the value"]:
-        return Finding("that is not it")
-    return Finding(f"not right: {', '.join(wrong)}")
+        return Difference("that is not it")
+    return Difference(f"not right: {', '.join(wrong)}")
 
 
 def _diagnose(
-    report: Report, entry: dict[str, Any], outcomes: Sequence[Sequence[Outcome]], salt: str
+    report: CheckReport, entry: dict[str, Any], outcomes: Sequence[Sequence[Outcome]], salt: str
 ) -> None:
     name = report.diagnosis  # of a property
     if "value" in entry:
@@ -375,7 +384,7 @@ def _trials(
 ) -> list[_Trial]:
     """Those cases that the student's answer ran on."""
     return [
-        _Trial(got, decode_outcome(other), decode_outcome(want), rule_of(claim))
+        _Trial(got, decode(other), decode(want), rule_of(claim))
         for claim, results, others in zip(entry["claims"], outcomes, mistake["got"], strict=False)
         for got, other, want in zip(results, others, claim["want"], strict=False)
     ]
@@ -387,12 +396,12 @@ def _named(
     """The first known mistake whose outcomes are all those of the student."""
     for mistake in entry["mistakes"]:
         trials = _trials(entry, mistake, outcomes)
-        if not all(alike(t.got, t.other, t.rule, strict=strict) for t in trials):
+        if not all(same_thought(t.got, t.other, t.rule, strict=strict) for t in trials):
             continue
-        if not strict and all(alike(t.other, t.want, t.rule, strict=False) for t in trials):
+        if not strict and all(same_thought(t.other, t.want, t.rule, strict=False) for t in trials):
             continue  # it differs from a right answer in something else
         problems = [(t.got.problem, t.other.problem) for t in trials]
-        if all(a is not None and b is not None and gist(a) != gist(b) for a, b in problems):
+        if all(a and b and error_summary(a) != error_summary(b) for a, b in problems):
             continue  # any error would look like this one
         return mistake["name"]
     return None
@@ -405,20 +414,20 @@ def _named_in_part(entry: dict[str, Any], outcomes: Sequence[Sequence[Outcome]])
     """
     best, most = None, _ENOUGH
     for mistake in entry["mistakes"]:
-        evidence, explained, unexplained = 0.0, 0, 0
+        weight, explained, unexplained = 0.0, 0, 0
         for t in _trials(entry, mistake, outcomes):
-            harmless = alike(t.other, t.want, t.rule, strict=False)
-            if alike(t.got, t.want, t.rule, strict=False):
+            harmless = same_thought(t.other, t.want, t.rule, strict=False)
+            if same_thought(t.got, t.want, t.rule, strict=False):
                 if not harmless:
-                    evidence = 0.0  # the student does right what this mistake does wrong
+                    weight = 0.0  # the student does right what this mistake does wrong
                     break
-            elif t.got.problem is None and alike(t.got, t.other, t.rule, strict=False):
+            elif t.got.problem is None and same_thought(t.got, t.other, t.rule, strict=False):
                 explained += 1
-                evidence += telling(t.other, t.want, t.rule)
+                weight += evidence(t.other, t.want, t.rule)
             elif t.got.problem is None:
                 unexplained += 1
-        if evidence > most and explained >= unexplained:
-            best, most = mistake["name"], evidence
+        if weight > most and explained >= unexplained:
+            best, most = mistake["name"], weight
     return best
 
 
@@ -481,7 +490,7 @@ def _indented(text: str, by: int) -> str:
 
 def _show(picture: Picture) -> None:
     """As HTML where a notebook listens, else as text."""
-    shell = sys.modules.get("IPython")
+    shell: Any = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     if running is not None and getattr(running, "kernel", None) is not None:
         shell.display.display(picture)

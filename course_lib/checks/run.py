@@ -5,6 +5,7 @@ in this module knows an expected value.
 """
 
 import builtins
+import linecache
 import math
 import signal
 import threading
@@ -19,21 +20,20 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from course_lib.checks.blame import blame
+from course_lib.checks.error_location import error_location
 from course_lib.checks.script import (
     Call,
+    Callback,
     Case,
     Drawn,
     DType,
+    MakeCallback,
     NotPlainError,
     Outcome,
     Problem,
-    Serve,
-    Served,
     Tensor,
     to_plain,
 )
-from course_lib.checks.served import REGISTER
 
 _MEGABYTE = 10**6
 #: A script that waits rather than works is stopped after so many times its limit.
@@ -51,30 +51,30 @@ class _Stop(Exception):  # noqa: N818 (the end of a script, not an error)
         self.kind, self.text = kind, text
 
 
-#: Gives an array of a shape and dtype (`lent`, of the grader).
-Lend = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+#: Gives an array of a shape and dtype (`shared_arguments`, of the grader).
+Share = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 
 
 def run_script(
     answer: object,
     case: Case,
-    serve: Serve | None = None,
-    lend: Lend | None = None,
+    make_callback: MakeCallback | None = None,
+    share: Share | None = None,
 ) -> Outcome:
     """Do with an answer what a case says.
 
     Args:
         answer: a student's function, class or value.
         case: the script.
-        serve: makes the function that a `Served` names; if not given, it is made from the
+        make_callback: makes the function that a `Callback` names; if not given, it is made from the
             register and runs in this process. Its calls are counted either way.
-        lend: gives the arrays that the answer gets for those of the script, with the same numbers
+        share: gives the arrays that the answer gets for those of the script, with the same numbers
             in them already; it is asked in the order of arguments. If not given, they are copies.
 
     Returns:
         What came back, as plain values. What went wrong is in `problem`; nothing is raised.
     """
-    run = _Run(answer, serve or _serve_here, lend)
+    run = _Run(answer, make_callback or _make_here, share)
     problem = None
     try:
         with _time_limit(case.seconds), _memory(case.memory_mb) as run.meter:
@@ -91,13 +91,21 @@ def run_script(
         if _not_done(error):
             problem = Problem("not done", str(_not_done(error)) or "not done yet", run.step)
         else:
-            problem = Problem("raised", blame(error), run.step)
+            problem = Problem("raised", error_location(error), run.step)
     peak, limit = (run.meter.peak if run.meter else None), case.memory_mb
-    if problem is None and limit is not None and peak > limit * _MEGABYTE:
+    if problem is None and peak and limit is not None and peak > limit * _MEGABYTE:
         used = f"it holds {peak / _MEGABYTE:.1f} MB on top of its arguments"
         text = f"{used}; at most {limit:g} MB are allowed"
         problem = Problem("memory", text, run.step)
-    return Outcome(tuple(run.values), tuple(run.changed), problem, run.served, peak)
+    return Outcome(tuple(run.values), tuple(run.changed), problem, run.callbacks, peak)
+
+
+def run_source(source: str, filename: str, module: str = "__main__") -> dict[str, Any]:
+    """What a text defines; tracebacks and `inspect` find its lines under the file's name."""
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    space: dict[str, Any] = {"__name__": module}
+    exec(compile(source, filename, "exec"), space)
+    return space
 
 
 def _not_done(error: BaseException | None) -> NotImplementedError | None:
@@ -110,11 +118,11 @@ def _not_done(error: BaseException | None) -> NotImplementedError | None:
 class _Run:
     """The state of one script."""
 
-    def __init__(self, answer: object, serve: Serve, lend: Lend | None) -> None:
-        self.answer, self.serve, self.lend = answer, serve, lend
+    def __init__(self, answer: object, make_callback: MakeCallback, share: Share | None) -> None:
+        self.answer, self.make_callback, self.share = answer, make_callback, share
         self.values: list[Any] = []
         self.changed: list[str] = []
-        self.served: dict[str, list[Any]] = {}
+        self.callbacks: dict[str, list[Any]] = {}
         self.saved: dict[str, Any] = {}
         self.before: list[Any] = []  # arguments of the last call
         self.step = 0
@@ -150,8 +158,8 @@ class _Run:
             ]
             if not self.looked_at(was) and not _same(is_now, self.made(was, again=True))
         ]
-        if call.scribble:
-            _scribble([args, kwargs])
+        if call.overwrite_args:
+            _overwrite([args, kwargs])
         if call.save is None:
             return plain
         self.saved[call.save] = plain
@@ -187,22 +195,22 @@ class _Run:
 
         Args:
             value: the description.
-            again: only to compare with; nothing is lent or served.
+            again: only to compare with; nothing is shared or called.
         """
         match value:
             case np.ndarray():
-                return (
-                    value.copy() if again or not self.lend else self.lend(value.shape, value.dtype)
-                )
+                if again or not self.share:
+                    return value.copy()
+                return self.share(value.shape, value.dtype)
             case Tensor():
                 return torch.from_numpy(self.made(value.value, again=again))
             case DType():
                 return _dtype(value)
             case Drawn():
-                if again or not self.lend:
+                if again or not self.share:
                     return value.array()
-                return self.lend(tuple(value.shape), np.dtype(value.dtype))
-            case Served():
+                return self.share(tuple(value.shape), np.dtype(value.dtype))
+            case Callback():
                 return value if again else self.counted(value)
             case list() | tuple():
                 return type(value)(self.made(item, again=again) for item in value)
@@ -212,24 +220,27 @@ class _Run:
 
     def looked_at(self, value: Any) -> bool:
         """Whether somebody else sees to it that a large argument stays as it was."""
-        return self.lend is not None and isinstance(value, Drawn)
+        return self.share is not None and isinstance(value, Drawn)
 
-    def counted(self, what: Served) -> Callable[..., Any]:
-        """The served function; it takes and gives arrays, or tensors if it is given one."""
-        function, records = self.serve(what), self.served.setdefault(what.kind, [])
+    def counted(self, what: Callback) -> Callable[..., Any]:
+        """The callback; it takes and gives arrays, or tensors if it is given one."""
+        function = self.make_callback(what)
+        records = self.callbacks.setdefault(what.kind, [])
 
-        def served(*args: Any, **kwargs: Any) -> Any:
+        def callback(*args: Any, **kwargs: Any) -> Any:
             plain = to_plain(args) + ((to_plain(kwargs),) if kwargs else ())
             records.append(plain)
             result = function(*to_plain(args), **to_plain(kwargs))
             wants_torch = any(isinstance(a, torch.Tensor) for a in tree_leaves([args, kwargs]))
             return torch.as_tensor(result) if wants_torch else result
 
-        served.__name__ = served.__qualname__ = what.kind
-        return served
+        callback.__name__ = callback.__qualname__ = what.kind
+        return callback
 
 
-def _serve_here(what: Served) -> Callable[..., Any]:
+def _make_here(what: Callback) -> Callable[..., Any]:
+    from course_lib.checks.callbacks import REGISTER  # a sandbox has none: the grader answers
+
     return REGISTER[what.kind](**what.params)
 
 
@@ -269,17 +280,23 @@ def _same(is_now: Any, was: Any) -> bool:
         return _same(is_now.detach().numpy(), was.numpy())
     if isinstance(was, np.ndarray):
         same_kind = is_now.dtype == was.dtype and is_now.shape == was.shape
-        return same_kind and is_now.tobytes() == was.tobytes()
+        return same_kind and same_bits(is_now, was)
     if isinstance(was, (list, tuple)):
         return len(is_now) == len(was) and all(map(_same, is_now, was))
     if isinstance(was, dict):
         return is_now.keys() == was.keys() and all(_same(is_now[k], was[k]) for k in was)
     if isinstance(was, float) and math.isnan(was):
         return isinstance(is_now, float) and math.isnan(is_now)
-    return callable(is_now) if isinstance(was, Served) else bool(is_now == was)
+    return callable(is_now) if isinstance(was, Callback) else bool(is_now == was)
 
 
-def _scribble(value: Any) -> None:
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one dtype and shape hold the same, NaN included."""
+    a, b = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return np.array_equal(a, b)
+
+
+def _overwrite(value: Any) -> None:
     """Overwrite arrays and tensors in place, as a caller does who reuses its buffers."""
     if isinstance(value, torch.Tensor):
         with torch.no_grad():
@@ -288,10 +305,10 @@ def _scribble(value: Any) -> None:
         value[...] = 77
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _scribble(item)
+            _overwrite(item)
     elif isinstance(value, dict):
         for item in value.values():
-            _scribble(item)
+            _overwrite(item)
 
 
 class _modules_kept:  # noqa: N801 (used like a function)

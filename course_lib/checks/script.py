@@ -18,13 +18,13 @@ PLAIN = (np.ndarray, np.generic, bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
-class Served:
-    """An argument that is a function of ours, by its name in the register of `served`.
+class Callback:
+    """An argument that is a function of ours, by its name in the register of `callbacks`.
 
     The answer may call it; its calls are counted where the answer cannot reach the count.
 
     Args:
-        kind: name in `course_lib.checks.served.REGISTER`.
+        kind: name in `course_lib.checks.callbacks.REGISTER`.
         params: plain arguments of the factory there.
     """
 
@@ -79,15 +79,15 @@ class Call:
     """One step of a script.
 
     Args:
-        args: plain values, `Tensor`, `DType`, `Drawn`, `Served`, or nested lists and tuples of
+        args: plain values, `Tensor`, `DType`, `Drawn`, `Callback`, or nested lists and tuples of
             them.
         kwargs: likewise, by name.
         method: None calls the answer itself (a class makes an object); else this method of the
             object that an earlier call saved as `on`.
         on: see `method`.
         save: keep the result under this name for later calls and return None in its place.
-        scribble: overwrite the arrays that were passed once the call is back, as a caller does
-            who reuses its buffers.
+        overwrite_args: overwrite the arrays that were passed once the call is back, as a caller
+            does who reuses its buffers.
         catch: an exception of this call does not end the script; its value is then the tuple
             ("raised", NAME), NAME being the first built-in exception among its classes.
         again: places of arguments for which the answer gets the very objects of the call before,
@@ -100,7 +100,7 @@ class Call:
     method: str | None = None
     on: str = "object"
     save: str | None = None
-    scribble: bool = False
+    overwrite_args: bool = False
     catch: bool = False
     again: Sequence[int] = ()
     pick: Sequence[int] | None = None
@@ -153,15 +153,15 @@ class Outcome:
             if the script has no calls.
         changed: the arguments that a call changed, as "argument 0 of call 1".
         problem: None if the script ran to its end.
-        served: how each served function was used: name of the kind to a list of plain records
-            (one for each call of it, in order).
+        callbacks: how each callback was used: name of the kind to a list of plain records (one
+            for each call of it, in order).
         peak_bytes: most memory allocated through NumPy and Python above the start, if measured.
     """
 
     values: Sequence[Any] = ()
     changed: Sequence[str] = ()
     problem: Problem | None = None
-    served: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    callbacks: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     peak_bytes: int | None = None
 
 
@@ -212,5 +212,5 @@ def _plain(value: Any) -> Any:
     raise NotPlainError(f"a {type(value).__name__}")
 
 
-#: Makes the function that a `Served` names, for one call of an answer.
-Serve = Callable[[Served], Callable[..., Any]]
+#: Makes the function that a `Callback` names, for one call of an answer.
+MakeCallback = Callable[[Callback], Callable[..., Any]]

@@ -1,8 +1,8 @@
-"""From a master to an exercise notebook, a solution notebook and the data of the visible checks.
+"""From an exercise source to exercise notebook, solution notebook and data of the visible checks.
 
-A master (`solutions/NN_name.py`) holds task, solution and check cell of every exercise. The
-exercise notebook is the master without what stands between the solution marks; the solution
-notebook is the master as it is. Both carry nbgrader's metadata (schema 3), so that a class on
+A source (`solutions/NN_name.py`) holds task, solution and check cell of every exercise. The
+exercise notebook is the source without what stands between the solution marks; the solution
+notebook is the source as it is. Both carry nbgrader's metadata (schema 3), so that a class on
 JupyterHub can collect them. `course_lib/checks/data/chapter_N.json` holds what a right answer and
 each known wrong one return on the visible inputs; for exercises that ask for a value, digests.
 """
@@ -33,8 +33,9 @@ from course_tools.exercise_bank.load import (
     ExerciseFacts,
     Visible,
     VisibleClaim,
+    exercise_sources,
     load_bank,
-    read_master,
+    read_exercise_source,
 )
 
 _DIFFICULTY = {1: "easy", 2: "medium", 3: "hard"}
@@ -42,23 +43,17 @@ _BLOCK = re.compile(
     rf"^(?P<pad>[ ]*){re.escape(BEGIN)}[^\n]*\n.*?^[ ]*{re.escape(END)}[^\n]*$",
     re.DOTALL | re.MULTILINE,
 )
-read = read_master
 
 
-def exercise_sources(root: Path) -> list[Path]:
-    """The exercise sources that exist, in the order of the chapters."""
-    return sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
-
-
-def badge(master: Path, link: str, chapter: str = "") -> str:
+def badge(source: Path, link: str, chapter: str = "") -> str:
     """The second cell: how much there is to do.
 
     Args:
-        master: source of the exercises.
+        source: of the exercises.
         link: the Colab badge, "" for teachers.
         chapter: the address of the chapter on Colab, where no other file is at hand.
     """
-    answers = _answers(read(master))
+    answers = _answers(read_exercise_source(source))
     points = sum(cell.metadata["points"] for cell in answers)
     minutes = sum(cell.metadata["minutes"] for cell in answers)
     size = f"{len(answers)} exercises, {points} points, about {minutes} minutes in all."
@@ -76,7 +71,7 @@ def finish(notebook: NotebookNode, *, solved: bool) -> None:
     """Facts under the headings, stubs for solutions (unless `solved`), nbgrader's metadata.
 
     Args:
-        notebook: a dressed master; changed in place.
+        notebook: a dressed source; changed in place.
         solved: keep the solutions.
     """
     facts = {str(cell.metadata["exercise"]): cell.metadata for cell in _answers(notebook)}
@@ -113,13 +108,13 @@ def stub(source: str, number: str, answer: str) -> str:
 
 
 def table(root: Path, badge_of: Callable[[str], str]) -> list[str]:
-    """Lines of the README's table of exercises; none if there are no masters."""
+    """Lines of the README's table of exercises; none if there are no exercises."""
     files = exercise_sources(root)
     if not files:
         return []
     rows = ["| | Exercises | What you write | Points | Minutes | |", "|---|---|---|---|---|---|"]
-    for file in files:
-        notebook = read(file)
+    for chapter, file in files.items():
+        notebook = read_exercise_source(file)
         answers = [cell.metadata for cell in _answers(notebook)]
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         title = re.sub(r"^\d+\. |: exercises$", "", title)
@@ -127,8 +122,7 @@ def table(root: Path, badge_of: Callable[[str], str]) -> list[str]:
         names = ", ".join(f"`{a['answer']}`" for a in answers)
         points, minutes = (sum(a[k] for a in answers) for k in ("points", "minutes"))
         rows.append(
-            f"| {int(file.stem[:2])} | [{title}]({path}) | {names} | {points} | {minutes} "
-            f"| {badge_of(path)} |"
+            f"| {chapter} | [{title}]({path}) | {names} | {points} | {minutes} | {badge_of(path)} |"
         )
     return rows
 

@@ -1,7 +1,7 @@
 """From the text that authors edit to the notebooks that students open (`course build`).
 
 Percent-format sources in `notebooks/source/` become executed notebooks in `notebooks/` (those in
-`source/more/` in `notebooks/more/`), and masters in `solutions/*.py` become exercises and
+`source/more/` in `notebooks/more/`), and sources in `solutions/*.py` become exercises and
 solutions (see `exercises`).
 The result is reproducible to the byte in the pinned environment (`constraints.txt`): cell ids
 follow from the headings, metadata is fixed, and what depends on the machine is not saved.
@@ -33,6 +33,7 @@ from course_lib.trace import trace
 from course_tools.build import exercises
 from course_tools.build.minutes import FIGURE_TAG, minutes_of, reading
 from course_tools.build.version import write_version
+from course_tools.exercise_bank.load import exercise_sources, read_exercise_source
 from course_tools.project import Chapter, Project
 
 #: Cells with this tag print what depends on the machine; nbval does not compare it either.
@@ -171,12 +172,12 @@ def build(project: Project, names: Sequence[str] = (), *, check: bool = False) -
         ValueError: for an unknown name.
     """
     known = {c.name: c for c in project.notebooks}
-    masters = {f"exercises/{file.stem}": file for file in exercises.exercise_sources(project.root)}
+    with_exercises = [f"exercises/{file.stem}" for file in exercise_sources(project.root).values()]
     wanted = [_bare(name) for name in names]
-    wanted = wanted or [*known, *masters]
-    unknown = sorted(set(wanted) - known.keys() - masters.keys())
+    wanted = wanted or [*known, *with_exercises]
+    unknown = sorted(set(wanted) - {*known, *with_exercises})
     if unknown:
-        choice = ", ".join([*known, *masters])
+        choice = ", ".join([*known, *with_exercises])
         raise ValueError(f"names: expected some of {choice}; got {', '.join(unknown)}")
     mismatches = [] if not check else pin_mismatches(project.root / "constraints.txt")
     problems = []
@@ -210,8 +211,8 @@ def _side_by_side(
 
 def _build_by_name(project: Project, how: dict[str, bool], name: str) -> list[str]:
     if name.startswith("exercises/"):
-        master = project.root / "solutions" / f"{name.removeprefix('exercises/')}.py"
-        return _build_exercises(project, master, **how)
+        source = project.root / "solutions" / f"{name.removeprefix('exercises/')}.py"
+        return _build_exercises(project, source, **how)
     chapter = next(c for c in project.notebooks if c.name == name)
     return _build_one(project, chapter, **how)
 
@@ -222,8 +223,8 @@ def stale_notebooks(project: Project) -> list[str]:
     problems = []
     for chapter in project.notebooks:
         problems += _build_one(project, chapter, **how)
-    for master in exercises.exercise_sources(project.root):
-        problems += _build_exercises(project, master, **how)
+    for source in exercise_sources(project.root).values():
+        problems += _build_exercises(project, source, **how)
     return problems + _build_readme(project, check=True) + write_version(project, check=True)
 
 
@@ -275,24 +276,24 @@ def _build_one(project: Project, chapter: Chapter, *, check: bool, sources_only:
 
 
 def _build_exercises(
-    project: Project, master: Path, *, check: bool, sources_only: bool
+    project: Project, source: Path, *, check: bool, sources_only: bool
 ) -> list[str]:
     """The data of the checks first: the notebooks' cells use them."""
     if not (check and sources_only):
-        problems = exercises.data(project.root, int(master.stem[:2]), check=check)
+        problems = exercises.data(project.root, int(source.stem[:2]), check=check)
     else:
         problems = []
     how = {"check": check, "sources_only": sources_only}
     for folder in ("exercises", "solutions"):
         solved = folder == "solutions"
-        address = f"exercises/{master.stem}.ipynb"
+        address = f"exercises/{source.stem}.ipynb"
         link = "" if solved else _badge(project, address)
-        chapter = project.colab_url(f"notebooks/{master.stem}.ipynb")
-        badge = exercises.badge(master, link, chapter)
-        notebook = exercises.read(master)
-        dress(notebook, master.stem, badge, project)
+        chapter = project.colab_url(f"notebooks/{source.stem}.ipynb")
+        badge = exercises.badge(source, link, chapter)
+        notebook = read_exercise_source(source)
+        dress(notebook, source.stem, badge, project)
         exercises.finish(notebook, solved=solved)
-        target = project.root / folder / f"{master.stem}.ipynb"
+        target = project.root / folder / f"{source.stem}.ipynb"
         target.parent.mkdir(exist_ok=True)
         problems += _write_or_compare(notebook, target, folder, **how)
     return problems

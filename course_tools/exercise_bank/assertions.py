@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from course_lib.checks.compare import as_array as _as_array
-from course_lib.checks.compare import shown
+from course_lib.checks.compare import format_number
 from course_lib.checks.script import Outcome
 from course_tools.exercise_bank.claims import WrongError
 
@@ -124,7 +124,7 @@ def _say_where(array: np.ndarray, wrong: np.ndarray, what: str) -> None:
     if not wrong.any():
         return
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    at = f" first at {list(place)}, where you return {shown(array[place])}" if place else ""
+    at = f" first at {list(place)}, where you return {format_number(array[place])}" if place else ""
     raise WrongError(f"{what}: {int(wrong.sum())} of {wrong.size} entries are wrong,{at}")
 
 

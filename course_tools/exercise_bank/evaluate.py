@@ -1,4 +1,4 @@
-"""Grades one answer by the hidden checks, in this process (tests, mutation, `--unsafe`)."""
+"""Evaluates one answer by the hidden checks, in this process (tests, mutation, `--unsafe`)."""
 
 import contextlib
 import importlib.util
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from course_lib.checks.compare import told
+from course_lib.checks.compare import describe_problem
 from course_lib.checks.run import run_script
 from course_lib.checks.script import Case, Outcome
 from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 
 
-def grade(
+def evaluate(
     answer: object, hidden: Hidden, seed: int = 0, *, stop_at_first: bool = False
 ) -> list[tuple[Claim, str | None]]:
     """Every claim with None if it holds, else with what is wrong, for the student.
@@ -53,7 +53,7 @@ def verdict(claim: Claim, cases: Sequence[Case], outcomes: Sequence[Outcome]) ->
     for case, outcome in zip(cases, outcomes, strict=True):
         if outcome.problem is not None:
             note = f" ({case.note})" if case.note else ""
-            return told(outcome.problem) + note
+            return describe_problem(outcome.problem) + note
     try:
         claim.judge(cases, outcomes)
     except WrongError as error:

@@ -1,12 +1,11 @@
 """Everything that teachers hold about the exercises, read from `solutions/`.
 
-Masters (task and solution), visible claims, hidden checks, misconceptions and accepted answers,
+Sources (task and solution), visible claims, hidden checks, misconceptions and accepted answers,
 one file a chapter each. Nothing of this is in what students get.
 """
 
 import ast
 import importlib.util
-import linecache
 import os
 import re
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import jupytext
 from nbformat import NotebookNode
 
+from course_lib.checks import run as checks_run
 from course_lib.checks.script import Case
 from course_tools.exercise_bank.claims import Hidden, Misconception
 
@@ -89,7 +89,7 @@ class Question:
 
 @dataclass(frozen=True)
 class ExerciseFacts:
-    """What a master says about an exercise.
+    """What its source says about an exercise.
 
     Attributes:
         number: "5.2".
@@ -101,7 +101,7 @@ class ExerciseFacts:
         chapter: number of the chapter.
         source: the answer cell, solution included.
         title: the words of its heading.
-        imports: the import statements of the master's other cells.
+        imports: the import statements of the chapter's other cells.
     """
 
     number: str
@@ -129,7 +129,7 @@ class Bank:
     questions: dict[str, Question] = field(default_factory=dict)
 
     def solution(self, number: str) -> Any:
-        """The master's answer: its answer cell, run in a fresh namespace after the imports."""
+        """Our own answer: its cell, run in a fresh namespace after the imports."""
         facts = self.exercises[number]
         return run_source(f"{facts.imports}\n{facts.source}", facts.answer, f"<solution {number}>")
 
@@ -142,14 +142,12 @@ def run_source(source: str, name: str, filename: str) -> Any:
         name: of the answer.
         filename: under which tracebacks and `inspect` find the text.
     """
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    space: dict[str, Any] = {"__name__": re.sub(r"\W+", "_", filename).strip("_")}
-    exec(compile(source, filename, "exec"), space)
-    return space[name]
+    module = re.sub(r"\W+", "_", filename).strip("_")
+    return checks_run.run_source(source, filename, module)[name]
 
 
-def masters(root: Path) -> dict[int, Path]:
-    """The masters that exist, by chapter number."""
+def exercise_sources(root: Path) -> dict[int, Path]:
+    """The sources (`solutions/NN_name.py`) that exist, by chapter number."""
     files = sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
     return {int(file.name[:2]): file for file in files}
 
@@ -159,15 +157,15 @@ def load_bank(root: Path, chapters: Sequence[int] | None = None) -> Bank:
 
     Args:
         root: the folder of pyproject.toml.
-        chapters: numbers; all that have a master if not given.
+        chapters: numbers; all that have a source if not given.
 
     Raises:
         ValueError: if two exercises have one number, or a file speaks of an unknown one.
     """
     bank = Bank(Path(root))
-    found = masters(bank.root)
+    found = exercise_sources(bank.root)
     for chapter in found if chapters is None else chapters:
-        _load_master(bank, chapter, found[chapter])
+        _load_source(bank, chapter, found[chapter])
         parts = {
             kind: _module(bank.root / "solutions" / kind / f"chapter_{chapter}.py")
             for kind in ("visible", "hidden", "misconceptions", "accepted")
@@ -183,17 +181,17 @@ def load_bank(root: Path, chapters: Sequence[int] | None = None) -> Bank:
     for kind in ("visible", "hidden", "misconceptions", "accepted"):
         unknown = sorted(set(getattr(bank, kind)) - known)
         if unknown:
-            raise ValueError(f"solutions/{kind}: no master has exercise {', '.join(unknown)}")
+            raise ValueError(f"solutions/{kind}: no chapter has exercise {', '.join(unknown)}")
     return bank
 
 
-def read_master(file: Path) -> NotebookNode:
-    """A master as a notebook, cell metadata included."""
+def read_exercise_source(file: Path) -> NotebookNode:
+    """A source as a notebook, cell metadata included."""
     return jupytext.reads(file.read_text("utf-8"), fmt="py:percent")
 
 
-def _load_master(bank: Bank, chapter: int, file: Path) -> None:
-    cells = read_master(file).cells
+def _load_source(bank: Bank, chapter: int, file: Path) -> None:
+    cells = read_exercise_source(file).cells
     imports = "\n".join(
         ast.unparse(node)
         for cell in cells

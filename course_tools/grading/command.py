@@ -16,7 +16,8 @@ from course_tools.grading.shard import shard
 from course_tools.grading.submissions import find_submissions
 from course_tools.grading.tables import summary
 from course_tools.project import Project
-from course_tools.sandbox.backends import SandboxError, choose
+from course_tools.sandbox.cgroups import SandboxError
+from course_tools.sandbox.choose import choose
 
 #: What the command ends with if no sandbox can be had, and after Ctrl-C.
 NO_SANDBOX, INTERRUPTED = 3, 130

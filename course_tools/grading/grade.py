@@ -21,9 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from course_lib import __version__
+from course_lib.checks.callbacks import REGISTER
 from course_lib.checks.report import report_on, visible_cases
 from course_lib.checks.script import Outcome, Problem
-from course_lib.checks.served import REGISTER
 from course_tools.exercise_bank.evaluate import can_grade, draw, verdict
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
 from course_tools.grading.extract_answer import Program, read_program
@@ -36,8 +36,10 @@ from course_tools.grading.results import (
     write_whole,
 )
 from course_tools.grading.submissions import Submission
-from course_tools.sandbox.backends import Backend, Limits, SandboxError, staged
+from course_tools.sandbox.backends import Backend
+from course_tools.sandbox.cgroups import Limits, SandboxError
 from course_tools.sandbox.session import Session
+from course_tools.sandbox.staging import staging_dir
 
 #: Modules of this package that decide about points.
 _DECIDING = (
@@ -110,7 +112,7 @@ class Grader:
 
         Args:
             submission: as from `find_submissions`.
-            stage: as from `staged`.
+            stage: as from `staging_dir`.
             slot: number of the worker.
 
         Raises:
@@ -262,7 +264,7 @@ def grade_all(
         store.save(result)
         return result
 
-    with staged() as stage, ThreadPoolExecutor(jobs) as pool:
+    with staging_dir() as stage, ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(work, submission) for submission in todo]
         bar = tqdm(
             as_completed(futures), total=len(submissions), initial=len(submissions) - len(todo),

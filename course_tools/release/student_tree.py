@@ -12,7 +12,7 @@ from pathlib import Path
 import tomli_w
 from packaging.requirements import Requirement
 
-from course_tools.build.exercises import exercise_sources
+from course_tools.exercise_bank.load import exercise_sources
 from course_tools.project import Project
 
 #: Files that students get as they are; what opens the course elsewhere is among them.
@@ -54,7 +54,7 @@ def student_files(project: Project) -> dict[str, bytes]:
     copied = [
         *(root / name for name in COPIED),
         *(root / f"{notebook.page}.ipynb" for notebook in project.notebooks),
-        *(root / "exercises" / f"{source.stem}.ipynb" for source in exercise_sources(root)),
+        *(root / "exercises" / f"{file.stem}.ipynb" for file in exercise_sources(root).values()),
         *_library(root),
         *_benchmarks(project),
     ]

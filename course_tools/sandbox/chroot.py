@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_NAME = "course-jail-"
+_NAME = "course-chroot-"
 #: Folders that no answer needs; packages are linked one by one (`_packages`).
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "include", "share", "idlelib"}
 _SKIPPED |= {"tkinter", "turtledemo", "lib2to3", "ensurepip"}
@@ -27,10 +27,10 @@ _DEVICES = {"null": (1, 3), "zero": (1, 5), "urandom": (1, 9)}
 
 
 def build(stage: Path) -> Path:
-    """Make a jail.
+    """Make such a folder.
 
     Args:
-        stage: the folder from `sandbox.staged`; it lies in the jail as /stage.
+        stage: the folder from `staging_dir`; it lies in it as /stage.
 
     Returns:
         The folder; remove it with `shutil.rmtree`.
@@ -40,30 +40,30 @@ def build(stage: Path) -> Path:
     """
     base = _base()
     _sweep(base)
-    jail = Path(tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-", dir=base))
+    root = Path(tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-", dir=base))
     try:
-        jail.chmod(0o755)
+        root.chmod(0o755)
         for folder in ("tmp", "dev"):
-            (jail / folder).mkdir(mode=0o755)
+            (root / folder).mkdir(mode=0o755)
         for source in _wanted():
-            _link(source, jail)
-        shutil.copytree(stage, jail / "stage")
+            _link(source, root)
+        shutil.copytree(stage, root / "stage")
         for name, number in _DEVICES.items():
-            with contextlib.suppress(OSError):  # some containers forbid devices; `child` copes
-                os.mknod(jail / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(*number))
-                (jail / "dev" / name).chmod(0o666)
+            with contextlib.suppress(OSError):  # some containers forbid devices; the worker copes
+                os.mknod(root / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(*number))
+                (root / "dev" / name).chmod(0o666)
         for file in _PROCESSORS:  # torch's conversions to float16 want to know the processor
             with contextlib.suppress(OSError):
-                copy = jail / file.relative_to("/")
+                copy = root / file.relative_to("/")
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(file.read_bytes())
                 copy.chmod(0o444)
-        for folder, _, _ in os.walk(jail):
+        for folder, _, _ in os.walk(root):
             Path(folder).chmod(0o755)
     except BaseException:
-        shutil.rmtree(jail, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
         raise
-    return jail
+    return root
 
 
 def _base() -> Path:
@@ -76,7 +76,7 @@ def _base() -> Path:
 
 
 def _sweep(base: Path) -> None:
-    """Remove the jails of graders that were killed."""
+    """Remove the folders of graders that were killed."""
     for old in base.glob(f"{_NAME}*-*"):
         owner = old.name.removeprefix(_NAME).partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
@@ -87,13 +87,13 @@ def _wanted() -> Iterator[Path]:
     """What Python needs: its own folders, the packages, the system's libraries."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
-        root = Path(prefix)
-        yield from sorted((root / "bin").glob("python*"))
+        place = Path(prefix)
+        yield from sorted((place / "bin").glob("python*"))
         yield from (
-            p for p in (root / "pyvenv.cfg", root / "lib64") if p.is_symlink() or p.is_file()
+            p for p in (place / "pyvenv.cfg", place / "lib64") if p.is_symlink() or p.is_file()
         )
-        yield from (p for p in (root / "lib" / version,) if p.is_dir())
-        yield from _libraries(root / "lib")
+        yield from (p for p in (place / "lib" / version,) if p.is_dir())
+        yield from _libraries(place / "lib")
     yield from {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     yield from _packages()
     yield Path(sys.executable).resolve()
@@ -121,7 +121,7 @@ def _packages() -> Iterator[Path]:
             if "extra ==" not in line:
                 todo.append(re.split(r"[^\w.-]", line, maxsplit=1)[0])
         tops = {file.parts[0] for file in package.files or () if file.parts[0] != ".."}
-        yield from (Path(package.locate_file(top)) for top in sorted(tops - {"__pycache__"}))
+        yield from (Path(str(package.locate_file(top))) for top in sorted(tops - {"__pycache__"}))
 
 
 def _libraries(folder: Path) -> Iterator[Path]:
@@ -129,16 +129,16 @@ def _libraries(folder: Path) -> Iterator[Path]:
         yield from (p for p in sorted(folder.iterdir()) if ".so" in p.name)
 
 
-def _link(source: Path, jail: Path) -> None:
-    """Put a file, a link or a folder into the jail, at its own path."""
-    target = jail / str(source).lstrip("/")
-    if not target.parent.resolve().is_relative_to(jail.resolve()):
+def _link(source: Path, root: Path) -> None:
+    """Put a file, a link or a folder into the new root, at its own path."""
+    target = root / str(source).lstrip("/")
+    if not target.parent.resolve().is_relative_to(root.resolve()):
         return  # below an absolute link such as /lib -> /usr/lib: its files are linked there
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink() or source.is_file():
         _one(str(source), str(target))
         if source.is_dir():  # what it points to must be there, if only empty
-            (jail / str(source.resolve()).lstrip("/")).mkdir(parents=True, exist_ok=True)
+            (root / str(source.resolve()).lstrip("/")).mkdir(parents=True, exist_ok=True)
         return
     shutil.copytree(
         source, target, symlinks=True, copy_function=_one, dirs_exist_ok=True,

@@ -1,6 +1,6 @@
 """What a back end must show before it is trusted: a submission that tries to break out of it.
 
-`sandbox.choose` runs it before any student's code. Every attempt that gets through is a sentence;
+`choose` runs it before any student's code. Every attempt that gets through is a sentence;
 a back end with a sentence is not used.
 """
 
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.checks.script import Call, Case
-from course_tools.sandbox.backends import Backend, Limits, SandboxError, inside, staged
+from course_tools.sandbox.backends import Backend, sandbox_env
+from course_tools.sandbox.cgroups import Limits, SandboxError
 from course_tools.sandbox.session import Session
+from course_tools.sandbox.staging import staging_dir
 
 #: Small, so that the test of the limits is quick.
 LIMITS = Limits(memory_mb=512, processes=40, disk_mb=16)
@@ -27,17 +29,33 @@ _MORE_MEMORY, _MORE_PROCESSES = 768, 80
 _PROBE = '''
 import os, socket
 
-def canaries(files):
-    """Those of the files that can be read."""
+def those(things, attempt):
+    """The things for which an attempt succeeds."""
     found = []
-    for file in files:
+    for thing in things:
         try:
-            with open(file, "rb") as stream:
-                stream.read(1)
-            found.append(file)
+            attempt(thing)
         except OSError:
-            pass
+            continue
+        found.append(thing)
     return found
+
+def canaries(files):
+    return those(files, lambda file: open(file, "rb").read(1))
+
+def written(folders):
+    return those(folders, lambda folder: open(folder + "/course-canary-written", "w").write("x"))
+
+def connected(port, name):
+    """Which of the grader's listeners can be reached."""
+    places = {"AF_INET": ("127.0.0.1", port), "AF_UNIX": name}
+    return those(places, lambda kind: socket.socket(getattr(socket, kind)).connect(places[kind]))
+
+def signalled(process):
+    return those([process], lambda number: os.kill(number, 9))
+
+def alive(process):
+    return those([process], lambda number: os.kill(number, 0)) != []
 
 def variables():
     """Names in all environments in sight."""
@@ -51,39 +69,6 @@ def variables():
             pass
     return sorted(names)
 
-def connected(port, name):
-    """Which of the grader's listeners can be reached."""
-    found = []
-    for family, place in ((socket.AF_INET, ("127.0.0.1", port)), (socket.AF_UNIX, name)):
-        try:
-            with socket.socket(family) as caller:
-                caller.settimeout(2)
-                caller.connect(place)
-            found.append(family.name)
-        except OSError:
-            pass
-    return found
-
-def signalled(process):
-    """Whether a process of the grader can be ended."""
-    try:
-        os.kill(process, 9)
-        return True
-    except OSError:
-        return False
-
-def written(folders):
-    """Those of the folders that can be written to."""
-    found = []
-    for folder in folders:
-        try:
-            with open(folder + "/course-canary-written", "w") as stream:
-                stream.write("x")
-            found.append(folder)
-        except OSError:
-            pass
-    return found
-
 def daemon():
     """The number of a process that wants to stay."""
     process = os.fork()
@@ -93,13 +78,6 @@ def daemon():
             import time
             time.sleep(1)
     return process
-
-def alive(process):
-    try:
-        os.kill(process, 0)
-        return True
-    except OSError:
-        return False
 
 def children(wanted):
     """How many processes can be had at once."""
@@ -145,7 +123,7 @@ def failures(backend: Backend, closed: Sequence[Path]) -> list[str]:
         closed: folders that submissions must not be able to read.
     """
     try:
-        with _bait(closed) as bait, staged() as stage:
+        with _bait(closed) as bait, staging_dir() as stage:
             with Session(backend, stage, {}, LIMITS) as session:
                 found = list(_attempts(session, bait, closed, backend))
             if bait.process.poll() is not None:
@@ -160,7 +138,13 @@ def _attempts(
 ) -> Iterator[str]:
     for file in _ask(session, "canaries", bait.files) or []:
         yield f"it read {file}"
-    known = {*inside(LIMITS), "COURSE_SANDBOX_UID", "COURSE_LINE", "COURSE_JAIL", "COURSE_STAGE"}
+    known = {
+        *sandbox_env(LIMITS),
+        "COURSE_SANDBOX_UID",
+        "COURSE_LINE",
+        "COURSE_CHROOT",
+        "COURSE_STAGE",
+    }
     seen = _ask(session, "variables")
     for name in sorted({*(seen or [])} - known - {"PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}):
         yield f"it saw the environment variable {name}"

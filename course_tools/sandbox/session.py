@@ -6,7 +6,6 @@ gets the problem "died", and a sandbox that stops is replaced for the next exerc
 
 import json
 import select
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from course_lib.checks.script import Case, Outcome, Problem, Served
-from course_tools.sandbox.backends import Backend, Limits, SandboxError, Started
+from course_lib.checks.script import Callback, Case, Outcome, Problem
+from course_tools.sandbox.backends import Backend, Started
+from course_tools.sandbox.cgroups import Limits, SandboxError
 from course_tools.sandbox.inside import wire
 from course_tools.sandbox.inside.shared_arguments import room
 from course_tools.sandbox.inside.worker import AFTER_LATE
 
-_ENVELOPE = struct.Struct("<cI")
-#: Most bytes that one exercise may send, calls of served functions that it may make, and bytes
+#: Most bytes that one exercise may send, calls of callbacks that it may make, and bytes
 #: of one such call.
 _MOST_BYTES, _MOST_CALLS, _MOST_ASKED = 64 * 10**6, 100_000, 10**6
 #: Seconds until a new sandbox must be ready (the import of torch on a busy machine), and until
@@ -52,8 +51,8 @@ class Session:
 
     Args:
         backend: what isolates it.
-        stage: as from `sandbox.staged`.
-        register: the served functions, by kind (`course_lib.checks.served.REGISTER`).
+        stage: as from `staging_dir`.
+        register: the callbacks, by kind (`course_lib.checks.callbacks.REGISTER`).
         limits: of the submission.
         slot: number of the worker.
     """
@@ -120,21 +119,21 @@ class Session:
         hidden = [answers.hide(case) for case in cases]
         request = {
             "number": number, "name": name, "source": source, "seconds": seconds,
-            "memory_mb": cases[0].memory_mb, "room_mb": _room(cases[0]), "lent": room(hidden),
+            "memory_mb": cases[0].memory_mb, "room_mb": _room(cases[0]), "shared": room(hidden),
             "scripts": [(len(case.calls), case.seconds) for case in hidden],
         }  # fmt: skip
         line = self._ready_line()
         end = max(end, time.monotonic() + 1.0)  # a start may have taken long; that is not its fault
         outcomes: list[Outcome] = []
+        problem: Problem | None = None
         try:
             line.begin(wire.pack(request), end)
             self._narrow(_room(cases[0]))
             line.send(b"C", wire.pack({"cases": hidden}), end)
             while len(outcomes) < len(cases):
                 message, size = line.frame(end)
-                if set(message) == {"outcome"}:
-                    served = answers.taken()
-                    outcomes.append(wire.outcome_from_plain(message["outcome"], served))
+                if isinstance(message, Outcome):
+                    outcomes.append(wire.checked(message, answers.taken()))
                     if _late(outcomes[-1]):
                         end = min(end, time.monotonic() + _LATE_SECONDS)
                 elif size > _MOST_ASKED:
@@ -145,15 +144,13 @@ class Session:
             problem = ended.problem
         except (wire.WireError, OSError) as error:
             problem = Problem("died", f"the answer broke off ({type(error).__name__}: {error})")
-        else:
-            problem = None
         if not line.stop_exercise():
             self.close()
             # Whether it changed its arguments stays unsaid: what came before counts for nothing.
             problem = problem or Problem("died", "the program ended the sandbox")
             outcomes = []
         self._narrow(None)
-        missing = Outcome(problem=problem, served={})
+        missing = Outcome(problem=problem, callbacks={})
         outcomes += [missing] * (len(cases) - len(outcomes))
         return _with_changes(outcomes, line.changed)
 
@@ -209,7 +206,7 @@ class _Answers:
     def __init__(self, register: Mapping[str, Factory]) -> None:
         self.register = register
         self.calls = self._case = 0
-        self._known: list[tuple[int, Served]] = []  # case, function
+        self._known: list[tuple[int, Callback]] = []  # case, function
         self._made: dict[int, Callable[..., Any]] = {}
         self._log: dict[str, list[Any]] = {}
         self._hidden = 0
@@ -224,9 +221,9 @@ class _Answers:
         return replace(case, calls=calls, note="")
 
     def _plain(self, value: Any) -> Any:
-        if isinstance(value, Served):
+        if isinstance(value, Callback):
             self._known.append((self._hidden, value))
-            return Served(value.kind, {"id": len(self._known) - 1})
+            return Callback(value.kind, {"id": len(self._known) - 1})
         if isinstance(value, (list, tuple)):
             return type(value)(self._plain(item) for item in value)
         if isinstance(value, dict):
@@ -239,13 +236,13 @@ class _Answers:
             case {"id": int(number), "args": list(args), "kwargs": dict(kwargs)}:
                 pass
             case _:
-                raise wire.WireError("expected a call of a served function")
+                raise wire.WireError("expected a call of a callback")
         self.calls += 1
         if self.calls > _MOST_CALLS or not 0 <= number < len(self._known):
             raise wire.WireError("unexpected call")
         case, what = self._known[number]
         if case != self._case:
-            raise wire.WireError("a call of another script's function")
+            raise wire.WireError("a call of another script's callback")
         self._log.setdefault(what.kind, []).append(tuple(args) + ((kwargs,) if kwargs else ()))
         try:
             if number not in self._made:
@@ -256,8 +253,9 @@ class _Answers:
 
     def taken(self) -> dict[str, list[Any]]:
         """What was asked since the last time, by kind; the next case begins."""
-        kinds = {what.kind: [] for case, what in self._known if case == self._case}
-        log, self._log, self._made = kinds | self._log, {}, {}
+        mine = [what.kind for case, what in self._known if case == self._case]
+        log = {kind: self._log.get(kind, []) for kind in mine}
+        self._log, self._made = {}, {}
         self._case += 1
         return log
 
@@ -290,7 +288,7 @@ class _Line:
             raise
         if letter != b"S":
             self.close()
-            raise SandboxError(f"the sandbox did not start: {self.started.complaint()[-600:]}")
+            raise SandboxError(f"the sandbox did not start: {self.started.stderr_text()[-600:]}")
         self.started.ready()
 
     def begin(self, request: bytes, end: float) -> None:
@@ -305,17 +303,15 @@ class _Line:
 
     def send(self, letter: bytes, data: bytes, end: float) -> None:
         """One envelope."""
-        rest = memoryview(_ENVELOPE.pack(letter, len(data)) + data)
+        rest = memoryview(wire.ENVELOPE.pack(letter, len(data)) + data)
         while rest:
             if self._wait(end, select.POLLIN | select.POLLOUT) & select.POLLOUT:
                 rest = rest[self._socket.send(rest[:_CHUNK]) :]
 
-    def frame(self, end: float) -> tuple[dict[str, Any], int]:
+    def frame(self, end: float) -> tuple[Any, int]:
         """The next frame of the exercise, before the time `end`, and its bytes."""
         before = self._received - len(self._buffer)
         message = wire.unpack(lambda size: self._take(size, end))
-        if not isinstance(message, dict):
-            raise wire.WireError("expected a dict")
         return message, self._received - len(self._buffer) - before
 
     def stop_exercise(self) -> bool:
@@ -358,13 +354,13 @@ class _Line:
 
     def _envelope(self, end: float) -> tuple[bytes, bytes]:
         while True:
-            if len(self._came) >= _ENVELOPE.size:
-                letter, size = _ENVELOPE.unpack_from(self._came)
+            if len(self._came) >= wire.ENVELOPE.size:
+                letter, size = wire.ENVELOPE.unpack_from(self._came)
                 if size > _CHUNK:
                     raise _Ended("died", "the sandbox sent something unreadable")
-                whole = _ENVELOPE.size + size
+                whole = wire.ENVELOPE.size + size
                 if len(self._came) >= whole:
-                    data = bytes(self._came[_ENVELOPE.size : whole])
+                    data = bytes(self._came[wire.ENVELOPE.size : whole])
                     del self._came[:whole]
                     return letter, data
             self._wait(end, select.POLLIN)

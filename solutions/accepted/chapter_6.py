@@ -1,4 +1,4 @@
-"""Right answers to the exercises of chapter 6 in other styles than the master's.
+"""Right answers to the exercises of chapter 6 in other styles than ours.
 
 Hidden and visible checks must give all of them full marks.
 """

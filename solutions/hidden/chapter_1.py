@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from course_lib.checks.script import Call, Case, Outcome, Served, Tensor
+from course_lib.checks.script import Call, Callback, Case, Outcome, Tensor
 from course_tools.exercise_bank.assertions import (
     as_array,
     as_number,
@@ -167,14 +167,14 @@ def pairs_case(rng, length, kinds, share=0.45, channels=3, note="", zeros=False)
     x = np.clip(rng.normal(size=(length, channels)), -1.2, 1.2)
     if zeros:
         x[rng.integers(length)] = 0.0
-    return Case([Call([Served("pairs", {"length": length, "rules": rules}), x])], note)
+    return Case([Call([Callback("pairs", {"length": length, "rules": rules}), x])], note)
 
 
 def plain_functions(rng):
     """Linear functions: any pattern, with one number a position and with several."""
     cases = [pairs_case(rng, n, ["linear"], channels=c, note=f"{n} positions")
              for n, c in ((1, 1), (2, 3), (4, 1), (5, 2))]  # fmt: skip
-    nothing = Served("pairs", {"length": 3, "rules": []})
+    nothing = Callback("pairs", {"length": 3, "rules": []})
     return [*cases, Case([Call([nothing, rng.normal(size=(3, 2))])], "no influence at all")]
 
 
@@ -206,9 +206,9 @@ def weak(rng):
 
 def truth(case: Case) -> np.ndarray:
     """Which outputs read which inputs."""
-    served = case.calls[0].args[0].params
-    found = np.zeros((served["length"], served["length"]), dtype=bool)
-    for i, j, kind in served["rules"]:
+    callback = case.calls[0].args[0].params
+    found = np.zeros((callback["length"], callback["length"]), dtype=bool)
+    for i, j, kind in callback["rules"]:
         found[i, j] |= kind != "rounding"
     return found
 
@@ -224,7 +224,7 @@ def judge_influence(cases: Cases, outcomes: Outcomes) -> None:
             raise WrongError(
                 f"{case.note}: you say that output {i} {said} on input {j}: it is not so"
             )
-        if len(outcome.served.get("pairs", ())) > 10_000:
+        if len(outcome.callbacks.get("pairs", ())) > 10_000:
             raise WrongError(f"{case.note}: fn was called more than 10,000 times")
     unchanged(outcomes)
 

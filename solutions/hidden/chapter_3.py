@@ -62,7 +62,7 @@ def _judge_silent(cases: Cases, outcomes: Outcomes) -> None:
 
 
 def _reference(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Row by row in float64, without tricks: independent of the library and of the master."""
+    """Row by row in float64, without tricks: independent of the library and of our answer."""
     may = np.broadcast_to(mask, scores.shape)
     weights = np.zeros(scores.shape)
     for row in np.ndindex(scores.shape[:-1]):

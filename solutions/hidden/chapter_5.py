@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from course_lib.attention import attention
+from course_lib.checks.callbacks import REGISTER
 from course_lib.checks.properties import fed_once
-from course_lib.checks.script import Call, Case, Drawn, Outcome, Served
-from course_lib.checks.served import REGISTER
+from course_lib.checks.script import Call, Callback, Case, Drawn, Outcome
 from course_lib.masks import causal
 from course_tools.exercise_bank.assertions import (
     as_array,
@@ -360,8 +360,8 @@ def _too_much(rng: Rng) -> list[Case]:
 def _reused_arrays(rng: Rng) -> list[Case]:
     script = _Script(rng, 8)
     for n in (3, 1, 2):
-        script.append(n, scribble=True).view()
-    one = _Script(rng, 8).append(5, scribble=True).view()
+        script.append(n, overwrite_args=True).view()
+    one = _Script(rng, 8).append(5, overwrite_args=True).view()
     return [script.case("the caller reuses its arrays"), one.case("a single chunk")]
 
 
@@ -460,7 +460,7 @@ def _long_chunks(rng: Rng) -> list[Case]:
 def _reused_in_a_ring(rng: Rng) -> list[Case]:
     script = _Script(rng, 3)
     for n in (2, 1, 4, 3):
-        script.append(n, scribble=True).view()
+        script.append(n, overwrite_args=True).view()
     return [script.case("the caller reuses its arrays")]
 
 
@@ -528,10 +528,10 @@ def _runs(*shapes: tuple[int, int]) -> Callable[[Rng], list[Case]]:
         found = []
         for length, n in shapes:
             vocab = int(rng.integers(20, 40))
-            served = Served("step", {"seed": int(rng.integers(10**6)), "vocab": vocab})
+            callback = Callback("step", {"seed": int(rng.integers(10**6)), "vocab": vocab})
             prompt = rng.integers(vocab, size=length).tolist()
             note = f"a prompt of {length}, {n} new"
-            found.append(Case([Call((served, prompt, n))], note))
+            found.append(Case([Call((callback, prompt, n))], note))
         return found
 
     return cases
@@ -541,15 +541,17 @@ def _one_prompt_twice(rng: Rng, n: int = 3) -> list[Case]:
     """The same list for two texts: who adds to it reads another prompt the second time."""
     prompt = rng.integers(20, size=4).tolist()
     calls = [
-        Call((Served("step", {"seed": int(rng.integers(10**6)), "vocab": 20}), prompt, n), again=at)
+        Call(
+            (Callback("step", {"seed": int(rng.integers(10**6)), "vocab": 20}), prompt, n), again=at
+        )
         for n, at in ((n, ()), (n, (1,)))
     ]
     return [Case(calls, "one prompt for two texts")]
 
 
 def _greedy(call: Call) -> list[int]:
-    served, prompt, n = call.args
-    step = REGISTER[served.kind](**served.params)
+    callback, prompt, n = call.args
+    step = REGISTER[callback.kind](**callback.params)
     new, unread = [], prompt
     for _ in range(n):
         unread = [int(np.argmax(step(unread)))]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from course_lib.checks.script import Call, Case, Served, Tensor
+from course_lib.checks.script import Call, Callback, Case, Tensor
 from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 NOTEBOOK = "notebooks/01_contract.ipynb"
@@ -53,8 +53,8 @@ SHIFT = Visible(
 
 
 def _influence(rules, x, note):
-    served = Served("pairs", {"length": len(x), "rules": rules})
-    return Case([Call([served, x])], note)
+    callback = Callback("pairs", {"length": len(x), "rules": rules})
+    return Case([Call([callback, x])], note)
 
 
 X = np.array([[0.3, -0.8], [-1.1, 0.6], [0.0, 0.0], [-0.7, 0.9]])

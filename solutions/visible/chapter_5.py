@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from course_lib.checks.script import Call, Case, Drawn, Served
+from course_lib.checks.script import Call, Callback, Case, Drawn
 from course_tools.exercise_bank.load import Question, Visible, VisibleClaim
 
 
@@ -148,7 +148,7 @@ def _story(what: str, size: int, *calls: Call) -> Case:
     for call in calls:
         words = call.method if call.method == "view" else f"append {call.args[0].shape[1]}"
         words += " (too many)" if call.catch else ""
-        words += ", then 77 written into its arrays" if call.scribble else ""
+        words += ", then 77 written into its arrays" if call.overwrite_args else ""
         steps.append(words)
     return Case([_new(size), *calls], f"{what} {size}; {'; '.join(steps)}")
 
@@ -205,9 +205,9 @@ STATIC = Visible(
                 _story(
                     "capacity",
                     4,
-                    _append(9, 2, scribble=True),
+                    _append(9, 2, overwrite_args=True),
                     _VIEW,
-                    _append(10, 1, scribble=True),
+                    _append(10, 1, overwrite_args=True),
                     _VIEW,
                 )
             ],
@@ -271,9 +271,9 @@ RING = Visible(
                 _story(
                     "window",
                     3,
-                    _append(13, 2, scribble=True),
+                    _append(13, 2, overwrite_args=True),
                     _VIEW,
-                    _append(14, 2, scribble=True),
+                    _append(14, 2, overwrite_args=True),
                     _VIEW,
                 )
             ],
@@ -332,7 +332,7 @@ BYTES = Visible(
 
 def _run(seed: int, prompt: list[int], n: int, vocab: int = 23) -> Case:
     note = f"a prompt of {len(prompt)}, {n} new"
-    return Case([Call((Served("step", {"seed": seed, "vocab": vocab}), prompt, n))], note)
+    return Case([Call((Callback("step", {"seed": seed, "vocab": vocab}), prompt, n))], note)
 
 
 _RUNS = [_run(1, [3, 1, 4], 4), _run(2, [5, 9], 1), _run(3, [2], 3), _run(4, [6, 6], 0)]

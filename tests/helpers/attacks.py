@@ -39,10 +39,9 @@ def say(data):
         os.write(number, data)
 def frame(tree, body=b""):
     text = json.dumps(tree).encode()
-    return struct.pack("<4sII", b"CAC1", len(text), len(body)) + text + body
+    return struct.pack("<4sII", b"CAC2", len(text), len(body)) + text + body
 def outcome(value, body=b""):
-    fields = {"values": {"list": [value]}, "changed": {"list": []}, "problem": None, "peak": 0}
-    return frame({"dict": {"outcome": {"dict": fields}}}, body)
+    return frame({"script": "Outcome", "values": [value]}, body)
 """
 
 
@@ -199,15 +198,15 @@ for dtype, shape in (("|O", [1]), ("|V8", [1]), (">f8", [1]), ("<f8", [-1]), ("<
     say(outcome({"array": dtype, "shape": shape}, bytes(8)))
 '''),
     "endless_frame": Attack("announce frames of four gigabytes", SPEAK + '''
-say(struct.pack("<4sII", b"CAC1", 4294967295, 4294967295) + b"x" * 1000)
+say(struct.pack("<4sII", b"CAC2", 4294967295, 4294967295) + b"x" * 1000)
 '''),
     "half_frame": Attack("send half a frame and wait", SPEAK + '''
 import time
 say(outcome(True)[:30]); time.sleep(100)
 ''', slow=True),
     "deep_json": Attack("send JSON that is deeper and wider than any parser likes", SPEAK + '''
-def raw(text): return struct.pack("<4sII", b"CAC1", len(text), 0) + text
-say(raw(b"[" * 900000)); say(raw(b'{"list":[' + b"[]," * 2000000 + b"0]}"))
+def raw(text): return struct.pack("<4sII", b"CAC2", len(text), 0) + text
+say(raw(b"[" * 900000)); say(raw(b"[" + b"[]," * 2000000 + b"0]"))
 '''),
     "pickle": Attack("send pickles that run code in the reader", SPEAK + '''
 import pickle
@@ -382,8 +381,8 @@ def causal_mask(n):
     os.kill(os.getppid(), signal.SIGSTOP)
     return honest(n)
 ''', slow=True),
-    "deaf": Attack("ask for served functions and never read the answer", SPEAK + '''
-say(frame({"dict": {"id": 0, "args": {"list": []}, "kwargs": {"dict": {}}}}) * 3000)
+    "deaf": Attack("ask for callbacks and never read the answer", SPEAK + '''
+say(frame({"dict": {"id": 0, "args": [], "kwargs": {"dict": {}}}}) * 3000)
 ''', slow=True),
 }  # fmt: skip
 
@@ -623,12 +622,10 @@ def in_many(q, k, v):
 """, "cached_outputs = in_many\n", group=True),
     "changed": Lie("say that no argument changed", "2.5", _IN_PLACE, _ALL_SAME),
     "changed_frames": Lie("leave changed arguments out of the result", "2.5", _IN_PLACE, PATCH + """
-def plain(outcome):
-    return {"values": list(outcome.values), "changed": [], "problem": None, "peak": None}
-class Wire:
-    def __init__(self, wire): self.wire = wire
-    def __getattr__(self, name): return plain if name == "outcome_to_plain" else getattr(self.wire, name)
-patch(wire=Wire(sys._getframe().f_back.f_globals["wire"]))
+wire = sys._getframe().f_back.f_globals["wire"]
+def pack(value, pack=wire.pack):
+    return pack(type(value)(value.values) if hasattr(value, "changed") else value)
+wire.pack = pack
 """),
     "changed_later": Lie("change the argument of an earlier call", "2.5", _IN_PLACE, "", """
 earlier = []
@@ -657,7 +654,7 @@ def last(status):
 os._exit = last
 """),
     "not_overwritten": Lie("keep the caller from overwriting its arrays", "5.4", _REFERENCES,
-                           PATCH + "patch(_scribble=lambda *a: None, _same=lambda *a: True)\n"),
+                           PATCH + "patch(_overwrite=lambda *a: None, _same=lambda *a: True)\n"),
     "longer_list": Lie("say that a list is as it was", "5.6", _LONGER_PROMPT, _ALL_SAME),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from course_tools.exercise_bank.load import load_bank, masters
+from course_tools.exercise_bank.load import exercise_sources, load_bank
 from tests.helpers.paths import ROOT
 
 #: What `conftest.py` prints after the tests: scores that a reader wants to see.
@@ -22,4 +22,4 @@ def numbers():
 
 
 def chapters():
-    return list(masters(ROOT))
+    return list(exercise_sources(ROOT))

@@ -61,7 +61,7 @@ def text_of(answer: object, name: str) -> str:
 
 
 def solutions(chapter: int) -> dict[str, str]:
-    """The master's answers by exercise."""
+    """Our own answers by exercise."""
     return {n: f.source for n, f in bank().exercises.items() if f.chapter == chapter}
 
 

@@ -1,4 +1,4 @@
-"""Arguments on loan: they lie in memory that an answer shares with the sandbox's first process.
+"""Arguments that an answer shares with the sandbox's first process: they lie in common memory.
 
 That process, which runs no student's line, hands the calls of a script out one by one, looks at
 each argument when the exercise is over, and overwrites those that a script says are overwritten.
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from course_lib.checks.run import same_bits
 from course_lib.checks.script import Call, Case, Drawn, Tensor
 
 _ALIGNED = 64
 _OVERWRITTEN = 77
 
 
-class Loan:
+class SharedMemory:
     """Room for the arguments of an exercise; a fork has it in common with its parent.
 
     Args:
@@ -31,7 +32,7 @@ class Loan:
         self._memory = mmap.mmap(-1, max(size, _ALIGNED), flags=flags)
         self._free = 0
 
-    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def place(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The next place, for an array; nothing is written.
 
         Both processes ask for the same places in the same order.
@@ -44,7 +45,7 @@ class Loan:
 
 
 @dataclass
-class _Lent:
+class _SharedArgument:
     """An argument of a call that was handed out.
 
     Attributes:
@@ -66,7 +67,7 @@ class _Lent:
 
     def look(self) -> None:
         pairs = zip(self.places, arrays(self.was), strict=True)
-        self.changed |= not all(_same(place, array) for place, array in pairs)
+        self.changed |= not all(same_bits(place, array) for place, array in pairs)
 
 
 class Scripts:
@@ -74,13 +75,13 @@ class Scripts:
 
     Args:
         cases: the scripts of one exercise.
-        loan: where arguments go.
+        memory: where arguments go.
     """
 
-    def __init__(self, cases: Sequence[Case], loan: Loan) -> None:
-        self._cases, self._loan = cases, loan
+    def __init__(self, cases: Sequence[Case], memory: SharedMemory) -> None:
+        self._cases, self._memory = cases, memory
         self._case, self._step = -1, 0
-        self._lent: list[_Lent] = []
+        self._shared: list[_SharedArgument] = []
 
     def begin(self) -> None:
         """The answer begins the next script."""
@@ -101,28 +102,30 @@ class Scripts:
         for name, value in given:
             places = []
             for array in arrays(value):
-                places.append(self._loan.take(array.shape, array.dtype))
+                places.append(self._memory.place(array.shape, array.dtype))
                 places[-1][...] = array
             if places:
                 what = f"argument {name} of call {number}"
-                self._lent.append(_Lent(self._case, what, places, value, call.scribble))
-        return replace(call, scribble=False)
+                self._shared.append(
+                    _SharedArgument(self._case, what, places, value, call.overwrite_args)
+                )
+        return replace(call, overwrite_args=False)
 
     def changed(self) -> list[tuple[int, str]]:
         """(index of the script, name) of each argument that is no longer as it was."""
-        for lent in self._lent:
-            if not lent.seen:
-                lent.look()
-        return [(lent.case, lent.name) for lent in self._lent if lent.changed]
+        for argument in self._shared:
+            if not argument.seen:
+                argument.look()
+        return [(argument.case, argument.name) for argument in self._shared if argument.changed]
 
     def _done(self) -> None:
         """The call that was handed out last is done: overwrite what the script says."""
-        for lent in reversed(self._lent):
-            if lent.seen or not lent.overwritten:
+        for argument in reversed(self._shared):
+            if argument.seen or not argument.overwritten:
                 return
-            lent.look()
-            lent.seen = True
-            for place in lent.places:
+            argument.look()
+            argument.seen = True
+            for place in argument.places:
                 place[...] = _OVERWRITTEN
 
 
@@ -147,46 +150,32 @@ class Steps:
 
 def arrays(value: Any) -> Iterator[np.ndarray]:
     """The arrays that an argument stands for, in the order in which `run_script` makes them."""
-    match value:
-        case np.ndarray():
-            yield value
-        case Tensor():
-            yield value.value
-        case Drawn():
-            yield value.array()
-        case list() | tuple():
-            for item in value:
-                yield from arrays(item)
-        case dict():
-            for item in value.values():
-                yield from arrays(item)
+    return (leaf.array() if isinstance(leaf, Drawn) else leaf for leaf in _leaves(value))
 
 
 def room(value: Any) -> int:
-    """Bytes that the arrays of arguments, calls or scripts take on loan."""
+    """Bytes that the arrays of arguments, calls or scripts take in shared memory."""
+    return sum(
+        _rounded(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize) for leaf in _leaves(value)
+    )
+
+
+def _leaves(value: Any) -> Iterator[np.ndarray | Drawn]:
     match value:
-        case np.ndarray():
-            return _rounded(value.nbytes)
+        case np.ndarray() | Drawn():
+            yield value
         case Tensor():
-            return _rounded(value.value.nbytes)
-        case Drawn():
-            return _rounded(math.prod(value.shape) * np.dtype(value.dtype).itemsize)
+            yield value.value
         case list() | tuple():
-            return sum(map(room, value))
+            for item in value:
+                yield from _leaves(item)
         case dict():
-            return sum(map(room, value.values()))
+            yield from _leaves(list(value.values()))
         case Call():
-            return room(value.args) + room(dict(value.kwargs))
+            yield from _leaves([list(value.args), dict(value.kwargs)])
         case Case():
-            return room(value.calls)
-    return 0
+            yield from _leaves(list(value.calls))
 
 
 def _rounded(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """To the bit: NaN equals itself."""
-    flat = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
-    return np.array_equal(*flat)

@@ -1,8 +1,8 @@
 """The first file that runs in a sandbox (copied there): give up rights, then serve the grader.
 
-It stands alone, next to the few modules that `sandbox.staged` copies. What it gives up, in this
-order: the view of the disk (`COURSE_JAIL`), the network where a namespace may be had, root, and
-the system calls of `FORBIDDEN`.
+It stands alone, next to the few modules that `staging_dir` copies. What it gives up, in this order:
+the view of the disk (`COURSE_CHROOT`), the network where a namespace may be had, root, and the
+system calls of `FORBIDDEN`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import platform
 import struct
 import sys
+from pathlib import Path
 
 #: System calls that fail with EPERM, by machine: reading other processes, sockets (socketpair
 #: stays), memory that no limit on a process counts, and parts of the kernel that nobody needs.
@@ -42,9 +43,9 @@ def give_up_rights(libc: ctypes.CDLL) -> None:
     user = int(os.environ.get("COURSE_SANDBOX_UID", "0"))
     if user == 0 or os.geteuid() == user:
         return
-    jail = os.environ.pop("COURSE_JAIL")
+    root = os.environ.pop("COURSE_CHROOT")
     libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC)  # a container may forbid it: see `promise`
-    os.chroot(jail)
+    os.chroot(root)
     os.chdir("/tmp")
     os.setgroups([])
     os.setgid(user)
@@ -89,12 +90,12 @@ def seccomp_filter(machine: str) -> bytes:
 if __name__ == "__main__":
     _libc = ctypes.CDLL(None, use_errno=True)
     _sizes = -1
-    with contextlib.suppress(OSError):  # opened here: a jail has no /proc
+    with contextlib.suppress(OSError):  # opened here: a chroot has no /proc
         _sizes = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     give_up_rights(_libc)
     if os.environ.get("COURSE_UNSAFE") != "1":
         forbid_calls(_libc)
-    sys.path.insert(0, os.environ.pop("COURSE_STAGE", "") or __file__.rpartition("/")[0])
+    sys.path.insert(0, os.environ.pop("COURSE_STAGE", "") or str(Path(__file__).parents[3]))
     from course_tools.sandbox.inside.worker import main
 
     main(int(os.environ.pop("COURSE_LINE")), _sizes)

@@ -8,7 +8,7 @@ fork and cannot be reached through /proc or ptrace. An envelope is one letter, a
     grader to sandbox:  R a frame: prepare this exercise;  C a frame: its scripts, run them;
                         D bytes for it;  K stop it
     sandbox to grader:  S ready;  P prepared;  D bytes from it;  E it has ended, with the
-                        arguments that it changed (`lent`), as JSON
+                        arguments that it changed (`shared_arguments`), as JSON
 """
 
 import contextlib
@@ -16,27 +16,25 @@ import ctypes
 import gc
 import importlib.abc
 import json
-import linecache
 import os
 import resource
 import select
 import shutil
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn, cast
 
 import torch
 
-from course_lib.checks.blame import blame
-from course_lib.checks.run import run_script
-from course_lib.checks.script import Call, Case, Outcome, Problem, Served, to_plain
+from course_lib.checks.error_location import error_location
+from course_lib.checks.run import run_script, run_source
+from course_lib.checks.script import Call, Callback, Case, Outcome, Problem, to_plain
 from course_tools.sandbox.inside import wire
-from course_tools.sandbox.inside.shared_arguments import Loan, Scripts, Steps
+from course_tools.sandbox.inside.shared_arguments import Scripts, SharedMemory, Steps
 
-_ENVELOPE = struct.Struct("<cI")
 _CHUNK = 1 << 16
 #: Bytes from the grader that an exercise may leave unread; one that never reads is ended.
 _MOST_WAITING = 64 * 10**6
@@ -82,7 +80,7 @@ def main(line: int, sizes: int) -> None:
 def _nowhere() -> int:
     try:
         return os.open(os.devnull, os.O_RDWR)
-    except OSError:  # a jail without devices
+    except OSError:  # a chroot without devices
         return os.open("/", os.O_RDONLY)
 
 
@@ -92,8 +90,8 @@ def _attend(request: bytes, grader: socket.socket, sizes: int) -> list[tuple[int
     Returns:
         The arguments that it changed, as `Scripts.changed` says.
     """
-    task = wire.unpack(_reader(request), trusted=True)
-    loan = Loan(task["lent"])
+    task = wire.unpack(wire.reader(request), trusted=True)
+    memory = SharedMemory(task["shared"])
     _send(grader, b"P", b"")
     select.select([grader], [], [])  # the scripts come when the fork can be limited
     line, theirs = socket.socketpair()
@@ -106,13 +104,13 @@ def _attend(request: bytes, grader: socket.socket, sizes: int) -> list[tuple[int
         os.close(asked)
         if sizes >= 0:
             os.close(sizes)
-        _exercise(task, theirs, asks, loan, used)
+        _exercise(task, theirs, asks, memory, used)
     theirs.close()
     os.close(asks)
     line.setblocking(False)
     letter, data = _receive(grader)  # after the fork, which shall not find them in its memory
-    cases = wire.unpack(_reader(data), trusted=True)["cases"] if letter == b"C" else []
-    scripts = Scripts(cases, loan)
+    cases = wire.unpack(wire.reader(data), trusted=True)["cases"] if letter == b"C" else []
+    scripts = Scripts(cases, memory)
     if letter == b"C":
         with contextlib.suppress(OSError):  # the exercise closed its end, or the grader did
             _carry(grader, line, asked, scripts)
@@ -134,7 +132,7 @@ def _carry(grader: socket.socket, line: socket.socket, asked: int, scripts: Scri
         scripts: gives the calls.
     """
     waiting = bytearray()  # for the exercise, not yet taken by it
-    sides = [line, grader, asked]
+    sides: list[socket.socket | int] = [line, grader, asked]
     while len(waiting) <= _MOST_WAITING:
         ready, _, _ = select.select(sides, [line] if waiting else [], [])
         if line in ready:
@@ -209,7 +207,11 @@ def _tidy(keep: set[str]) -> None:
 
 
 def _exercise(
-    task: dict[str, Any], line: socket.socket, asks: int, loan: Loan, used: tuple[int, int]
+    task: dict[str, Any],
+    line: socket.socket,
+    asks: int,
+    memory: SharedMemory,
+    used: tuple[int, int],
 ) -> NoReturn:
     """Run an answer's source and its scripts; whatever happens, end here."""
     status = 1
@@ -218,7 +220,7 @@ def _exercise(
         _limit(task["room_mb"], task["seconds"], used)
         sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 (open for the life of the process)
         _without_course_lib()
-        _scripts(task, line, asks, loan)
+        _scripts(task, line, asks, memory)
         status = 0
     except BaseException:  # nothing of a student's code may pass this line
         status = 1
@@ -226,14 +228,17 @@ def _exercise(
         os._exit(status)
 
 
-def _scripts(task: dict[str, Any], line: socket.socket, asks: int, loan: Loan) -> None:
+def _scripts(task: dict[str, Any], line: socket.socket, asks: int, memory: SharedMemory) -> None:
     try:
-        answer = define(task["source"], task["name"], task["number"])
+        space = run_source(task["source"], f"<your answer {task['number']}>")
+        if task["name"] not in space:
+            raise NotImplementedError
+        answer = space[task["name"]]
     except BaseException as error:
         if isinstance(error, NotImplementedError):
             problem = Problem("not done", "not done yet")
         else:
-            problem = Problem("raised", blame(error))
+            problem = Problem("raised", error_location(error))
         outcome = Outcome(problem=problem)
         for _ in task["scripts"]:
             _answer(line, outcome)
@@ -241,45 +246,29 @@ def _scripts(task: dict[str, Any], line: socket.socket, asks: int, loan: Loan) -
 
     def call() -> Call:
         os.write(asks, b"c")
-        return wire.unpack(lambda size: _exactly(line, size), trusted=True)["call"]
+        return wire.unpack(lambda size: wire.exactly(line, size), trusted=True)["call"]
 
     late = False
     for count, seconds in task["scripts"]:
         os.write(asks, b"s")
         seconds = min(seconds, AFTER_LATE) if late else seconds
-        case = Case(Steps(count, call), seconds=seconds, memory_mb=task["memory_mb"])
-        outcome = run_script(answer, case, lambda what: _asker(what, line), loan.take)
+        calls = cast("Sequence[Call]", Steps(count, call))
+        case = Case(calls, seconds=seconds, memory_mb=task["memory_mb"])
+        outcome = run_script(answer, case, lambda what: _asker(what, line), memory.place)
         late |= outcome.problem is not None and outcome.problem.kind == "time"
         _answer(line, outcome)
 
 
-def define(source: str, name: str, number: str) -> Any:
-    """What a student's text defines under a name; a missing name is a NotImplementedError.
-
-    Args:
-        source: the answer and what it depends on.
-        name: of the answer.
-        number: of the exercise, for tracebacks.
-    """
-    file = f"<your answer {number}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, file, "exec"), space)
-    if name not in space:
-        raise NotImplementedError
-    return space[name]
-
-
 def _answer(line: socket.socket, outcome: Outcome) -> None:
     try:
-        frame = wire.pack({"outcome": wire.outcome_to_plain(outcome)})
+        frame = wire.pack(replace(outcome, callbacks={}))  # the grader counts their calls
     except wire.WireError as error:
         problem = Problem("not plain", f"it returns too much or something unreadable ({error})")
-        frame = wire.pack({"outcome": wire.outcome_to_plain(Outcome(problem=problem))})
+        frame = wire.pack(Outcome(problem=problem))
     line.sendall(frame)
 
 
-def _asker(what: Served, line: socket.socket) -> Callable[..., Any]:
+def _asker(what: Callback, line: socket.socket) -> Callable[..., Any]:
     """A function whose calls the grader answers."""
 
     def ask(*args: Any, **kwargs: Any) -> Any:
@@ -292,7 +281,7 @@ def _asker(what: Served, line: socket.socket) -> Callable[..., Any]:
                 }
             )
         )
-        reply = wire.unpack(lambda size: _exactly(line, size), trusted=True)
+        reply = wire.unpack(lambda size: wire.exactly(line, size), trusted=True)
         if "error" in reply:
             raise ValueError(reply["error"])
         return reply["value"]
@@ -358,34 +347,13 @@ def _guard_processes() -> None:
 
 
 def _send(line: socket.socket, letter: bytes, data: bytes) -> None:
-    line.sendall(_ENVELOPE.pack(letter, len(data)) + data)
+    line.sendall(wire.ENVELOPE.pack(letter, len(data)) + data)
 
 
 def _receive(grader: socket.socket) -> tuple[bytes, bytes]:
     """The next envelope from the grader; letter b"" if it has closed the line."""
     try:
-        letter, size = _ENVELOPE.unpack(_exactly(grader, _ENVELOPE.size))
-        return letter, _exactly(grader, size)
+        letter, size = wire.ENVELOPE.unpack(wire.exactly(grader, wire.ENVELOPE.size))
+        return letter, wire.exactly(grader, size)
     except (EOFError, OSError):
         return b"", b""
-
-
-def _exactly(line: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = line.recv(min(size - len(data), 1 << 20))
-        if not part:
-            raise EOFError("the other end has closed the line")
-        data += part
-    return bytes(data)
-
-
-def _reader(data: bytes) -> Callable[[int], bytes]:
-    at = 0
-
-    def read(size: int) -> bytes:
-        nonlocal at
-        at += size
-        return data[at - size : at]
-
-    return read

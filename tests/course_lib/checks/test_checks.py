@@ -12,20 +12,27 @@ import pytest
 import torch
 
 from course_lib.checks import ask, check, data, digest, properties, report
-from course_lib.checks.encode import LARGE, Thin, decode, encode
+from course_lib.checks.callbacks import REGISTER
+from course_lib.checks.encode import (
+    LARGE,
+    ArraySample,
+    decode,
+    encode,
+    encode_outcome,
+)
 from course_lib.checks.picture import Picture
 from course_lib.checks.run import run_script
 from course_lib.checks.script import (
     Call,
+    Callback,
     Case,
     Drawn,
     DType,
     NotPlainError,
-    Served,
+    Outcome,
     Tensor,
     to_plain,
 )
-from course_lib.checks.served import REGISTER
 from course_tools.build.exercises import compute, stub
 from course_tools.exercise_bank.claims import Misconception
 from course_tools.exercise_bank.load import Bank, ExerciseFacts, Question, Visible, VisibleClaim
@@ -67,8 +74,8 @@ def small_bank():
     scores = np.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.5]])
     box = [
         Call([4], save="object"),
-        Call([np.arange(2.0)], method="append", scribble=True),
-        Call([np.arange(2.0) + 5], method="append", scribble=True),
+        Call([np.arange(2.0)], method="append", overwrite_args=True),
+        Call([np.arange(2.0) + 5], method="append", overwrite_args=True),
         Call(method="view"),
     ]
     mask_claims = [
@@ -457,7 +464,7 @@ def test_nan_in_an_argument_is_not_a_change():
 
 def test_served_functions_are_counted_and_speak_the_callers_library(monkeypatch):
     monkeypatch.setitem(REGISTER, "double", lambda by: lambda x: np.asarray(x) * by)
-    case = Case([Call([Served("double", {"by": 2}), Tensor(np.ones(2))])])
+    case = Case([Call([Callback("double", {"by": 2}), Tensor(np.ones(2))])])
 
     def answer(f, x):
         assert isinstance(f(x), torch.Tensor) and isinstance(f(x.numpy()), np.ndarray)
@@ -465,10 +472,10 @@ def test_served_functions_are_counted_and_speak_the_callers_library(monkeypatch)
 
     outcome = run_script(answer, case)
     assert outcome.values[0].tolist() == [2, 4]
-    assert [len(record) for record in outcome.served["double"]] == [1, 1, 1]
-    served = []
-    run_script(answer, case, serve=lambda what: served.append(what) or REGISTER["double"](2))
-    assert served == [Served("double", {"by": 2})], "another process may serve it"
+    assert [len(record) for record in outcome.callbacks["double"]] == [1, 1, 1]
+    asked = []
+    run_script(answer, case, make_callback=lambda what: asked.append(what) or REGISTER["double"](2))
+    assert asked == [Callback("double", {"by": 2})], "another process may serve it"
 
 
 def test_caught_exceptions_are_values_and_the_script_goes_on():
@@ -534,8 +541,8 @@ def test_only_plain_values_pass():
         True, None, 3, -0.5, float("inf"), "text", (1, (2.5,)), [1, [2]], {"a": np.arange(3)},
         np.float32(0.1), np.array([[1.5, np.nan, -np.inf]]), np.zeros((0, 3), bool),
         Case([Call([Tensor(np.ones(2)), DType("numpy", "float16")], {"n": 1}, save="a"),
-              Call(method="m", on="a", catch=True, scribble=True),
-              Call([Drawn(1, (2, 3)), Served("k", {"p": 1})])], "a note", 2.0, 5.0),
+              Call(method="m", on="a", catch=True, overwrite_args=True),
+              Call([Drawn(1, (2, 3)), Callback("k", {"p": 1})])], "a note", 2.0, 5.0),
     ],
     ids=repr,
 )  # fmt: skip
@@ -546,8 +553,9 @@ def test_scripts_and_values_survive_json(value):
 
 def test_large_outputs_are_kept_as_a_sample():
     array = np.arange(LARGE * 2.0)
-    kept = decode(json.loads(json.dumps(encode(array, digits=8))))
-    assert isinstance(kept, Thin) and kept.shape == array.shape and kept.entries.size < 300
+    outcome = encode_outcome(Outcome((array,)))
+    kept = decode(json.loads(json.dumps(outcome))).values[0]
+    assert isinstance(kept, ArraySample) and kept.shape == array.shape and kept.entries.size < 300
 
 
 def test_a_digest_accepts_rounding_and_rejects_the_next_digit_but_one():

@@ -13,8 +13,9 @@ import pytest
 
 from course_lib.checks import data as shipped
 from course_lib.checks import report
-from course_tools.build.exercises import BEGIN, END, data, exercise_sources, read, stub
-from course_tools.exercise_bank.evaluate import UNREADABLE, can_grade, fraction, grade
+from course_tools.build.exercises import data, stub
+from course_tools.exercise_bank.evaluate import UNREADABLE, can_grade, evaluate, fraction
+from course_tools.exercise_bank.load import BEGIN, END, exercise_sources, read_exercise_source
 from tests.helpers.exercise_bank import ROOT, SUMMARY, bank, chapters, numbers
 
 #: Number -> the name that students define (DESIGN.md, section 4).
@@ -33,37 +34,22 @@ NAMES = {
     "7.1": "online_softmax_update", "7.2": "count_tiles", "7.3": "flash_attention",
     "7.4": "attention_flops", "7.5": "triton_attention",
 }  # fmt: skip
-CORE = set(
-    [
-        "1.2",
-        "1.3",
-        "2.2",
-        "2.3",
-        "3.2",
-        "3.3",
-        "3.5",
-        "4.1",
-        "4.2",
-        "5.2",
-        "5.3",
-        "5.5",
-        "6.1",
-        "7.1",
-        "7.2",
-    ]
-)
+CORE = {
+    "1.2", "1.3", "2.2", "2.3", "3.2", "3.3", "3.5", "4.1", "4.2", "5.2", "5.3", "5.5", "6.1",
+    "7.1", "7.2",
+}  # fmt: skip
 #: Seeds of the hidden inputs; a wrong answer must fall at every one of them.
 SEEDS = (0, 1)
-MASTERS = exercise_sources(ROOT)
-IDS = [file.stem for file in MASTERS]
+SOURCES = list(exercise_sources(ROOT).values())
+IDS = [file.stem for file in SOURCES]
 
 
-def notebook(folder, master):
-    return nbformat.read(ROOT / folder / f"{master.stem}.ipynb", 4)
+def notebook(folder, source):
+    return nbformat.read(ROOT / folder / f"{source.stem}.ipynb", 4)
 
 
-def answer_cells(master):
-    return [cell for cell in read(master).cells if "exercise" in cell.metadata]
+def answer_cells(source):
+    return [cell for cell in read_exercise_source(source).cells if "exercise" in cell.metadata]
 
 
 def wrong_answers(number):
@@ -123,12 +109,12 @@ def test_an_answer_needs_numpy_and_torch_and_no_course_lib(number):
 # --- exercise notebooks --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_every_stub_line_stands_for_a_solution_and_nothing_else_changed(master):
-    solved = {c.metadata["exercise"]: c for c in answer_cells(master)}
-    by_id = {c.id: c for c in notebook("exercises", master).cells}
-    badge = notebook("exercises", master).cells[1].id
-    for cell in (c for c in notebook("solutions", master).cells if c.id != badge):
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_every_stub_line_stands_for_a_solution_and_nothing_else_changed(source):
+    solved = {c.metadata["exercise"]: c for c in answer_cells(source)}
+    by_id = {c.id: c for c in notebook("exercises", source).cells}
+    badge = notebook("exercises", source).cells[1].id
+    for cell in (c for c in notebook("solutions", source).cells if c.id != badge):
         grading = cell.metadata.get("nbgrader", {})
         if not grading.get("solution"):
             assert by_id[cell.id].source == cell.source
@@ -158,25 +144,25 @@ def _with_stubs_cut(source, number):
 def test_no_solution_line_is_in_any_exercise_notebook():
     shown = {
         line.strip()
-        for master in MASTERS
-        for cell in notebook("exercises", master).cells
+        for source in SOURCES
+        for cell in notebook("exercises", source).cells
         if cell.cell_type == "code"
         for line in cell.source.splitlines()
     }
-    for master in MASTERS:
-        for cell in answer_cells(master):
+    for source in SOURCES:
+        for cell in answer_cells(source):
             blocks = re.findall(rf"{BEGIN}(.*?){END}", cell.source, re.DOTALL)
             given = {line.strip() for line in _with_blocks_cut(cell.source)}
             for line in "\n".join(blocks).splitlines():
                 telling = len(line.strip()) > 12 and not line.strip().startswith("#")
                 if telling and line.strip() not in given:
-                    assert line.strip() not in shown, f"{master.stem}: {line.strip()}"
+                    assert line.strip() not in shown, f"{source.stem}: {line.strip()}"
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_an_exercise_notebook_runs_and_every_check_says_not_done_yet(master):
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_an_exercise_notebook_runs_and_every_check_says_not_done_yet(source):
     checks = 0
-    for cell in notebook("exercises", master).cells:
+    for cell in notebook("exercises", source).cells:
         if cell.cell_type != "code":
             continue
         assert cell.execution_count is not None
@@ -187,17 +173,17 @@ def test_an_exercise_notebook_runs_and_every_check_says_not_done_yet(master):
             assert output.text.endswith(": not done yet\n") and output.text.count("\n") == 1
         if cell.source.startswith("ask("):
             assert "not answered yet" in cell.outputs[0].text
-    assert checks == len(answer_cells(master))
+    assert checks == len(answer_cells(source))
 
 
 @pytest.mark.parametrize("folder", ["exercises", "solutions"])
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_nbgrader_can_collect_and_grade_by_hand(master, folder):
-    cells = notebook(folder, master).cells
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_nbgrader_can_collect_and_grade_by_hand(source, folder):
+    cells = notebook(folder, source).cells
     graded = [c.metadata["nbgrader"] for c in cells if "nbgrader" in c.metadata]
     ids = [meta["grade_id"] for meta in graded]
     assert len(set(ids)) == len(ids)
-    points = {c.metadata["exercise"]: c.metadata["points"] for c in answer_cells(master)}
+    points = {c.metadata["exercise"]: c.metadata["points"] for c in answer_cells(source)}
     for cell in cells:
         meta = cell.metadata.get("nbgrader")
         if meta is None:
@@ -215,10 +201,10 @@ def test_nbgrader_can_collect_and_grade_by_hand(master, folder):
     assert not points
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_every_task_states_its_facts_and_has_two_folded_hints(master):
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_every_task_states_its_facts_and_has_two_folded_hints(source):
     text = ""
-    for cell in notebook("exercises", master).cells:
+    for cell in notebook("exercises", source).cells:
         heading = re.match(r"## (\d\.\d) ", cell.source)
         if cell.cell_type == "markdown":
             text = cell.source if heading else text + cell.source
@@ -229,9 +215,9 @@ def test_every_task_states_its_facts_and_has_two_folded_hints(master):
             assert re.search(r"\*\*\d+ points? · about \d+ minutes · \w+ · \w+ path\*\*", text)
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_a_solution_notebook_passes_its_own_checks(master):
-    for cell in notebook("solutions", master).cells:
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_a_solution_notebook_passes_its_own_checks(source):
+    for cell in notebook("solutions", source).cells:
         if cell.cell_type == "code":
             assert cell.execution_count is not None
         if cell.source.startswith("check("):
@@ -239,9 +225,9 @@ def test_a_solution_notebook_passes_its_own_checks(master):
             assert "✗" not in output.text and re.search(r"claims? holds?\.\n$", output.text)
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=IDS)
-def test_concept_questions_have_options_and_explanations(master):
-    cells, asked = read(master).cells, []
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_concept_questions_have_options_and_explanations(source):
+    cells, asked = read_exercise_source(source).cells, []
     for before, cell in itertools.pairwise(cells):
         found = re.match(r'ask\("([^"]+)", ""\)', cell.source)
         if found:
@@ -251,7 +237,7 @@ def test_concept_questions_have_options_and_explanations(master):
             question = bank().questions[found[1]]
             assert letters == list(question.options) and question.right in letters
             assert all(len(words) > 30 for words in question.options.values())
-    chapter = str(int(master.stem[:2]))
+    chapter = str(int(source.stem[:2]))
     assert asked == [n for n in bank().questions if n.split(".")[0] == chapter]
     assert asked, "every chapter has recap questions"
 
@@ -288,7 +274,7 @@ def test_the_solution_and_every_accepted_answer_get_full_marks(number):
         seen = examined(number, answer)
         assert seen.state == "passed", f"answer {place}:\n{seen.text()}"
         for seed in SEEDS:
-            results = grade(answer, hidden, seed)
+            results = evaluate(answer, hidden, seed)
             wrong = [f"{claim.says}: {why}" for claim, why in results if why]
             assert not wrong and fraction(results) == 1.0, f"answer {place}, seed {seed}: {wrong}"
 
@@ -303,7 +289,7 @@ def test_every_misconception_is_rejected_by_the_hidden_checks_and_seen_by_the_vi
         pytest.skip(f"needs {hidden.needs}")
     for misconception, answer in wrong_answers(number):
         for seed in SEEDS:
-            results = grade(answer, hidden, seed, stop_at_first=True)
+            results = evaluate(answer, hidden, seed, stop_at_first=True)
             complaints = [why for _, why in results if why]
             assert complaints, f"{misconception.name}: full marks at seed {seed}"
             assert not any(UNREADABLE in why for why in complaints), complaints
@@ -328,6 +314,6 @@ def test_nine_in_ten_misconceptions_are_diagnosed_by_name_however_they_are_writt
 
 
 def test_sources_of_the_exercises_are_spelled_in_full():
-    for master in MASTERS:
-        for line in Path(master).read_text("utf-8").splitlines():
-            assert len(line) <= 100 or line.startswith("#"), f"{master.name}: {line}"
+    for source in SOURCES:
+        for line in Path(source).read_text("utf-8").splitlines():
+            assert len(line) <= 100 or line.startswith("#"), f"{source.name}: {line}"

@@ -16,11 +16,11 @@ from functools import cache
 
 import nbformat
 import pytest
-import torch
 
 from course_lib.checks import report
-from course_tools.exercise_bank.evaluate import can_grade, grade
-from course_tools.exercise_bank.load import load_bank, run_source
+from course_tools.exercise_bank.evaluate import can_grade, evaluate
+from course_tools.exercise_bank.load import run_source
+from tests.helpers.exercise_bank import bank
 from tests.helpers.independent_answers import ANSWERS, LOOPS, NAMES, Independent
 from tests.helpers.paths import ROOT
 
@@ -28,12 +28,6 @@ STUB = '    raise NotImplementedError("7.5: your code here")'
 SEEDS = (1, 3)  # at 3 a wrong answer to 7.3 once passed
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
-
-
-@cache
-def bank():
-    torch.set_num_threads(1)
-    return load_bank(ROOT)
 
 
 @cache
@@ -77,7 +71,7 @@ def test_right_answers_get_full_marks_and_wrong_ones_never(number):
     needs_what_is_there(number)
     for answer in answers(number):
         for seed in SEEDS:
-            results = grade(
+            results = evaluate(
                 answer.answer, bank().hidden[number], seed, stop_at_first=bool(answer.thought)
             )
             wrong = [f"{claim.says}: {why}" for claim, why in results if why]

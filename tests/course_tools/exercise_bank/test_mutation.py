@@ -10,13 +10,11 @@ import pytest
 from course_lib.checks.script import Call, Case
 from course_tools.exercise_bank.claims import Claim, Hidden, WrongError
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
+from course_tools.exercise_bank.mutants import added_lines, mutants, normal_form
 from course_tools.exercise_bank.mutation import (
-    added_lines,
     all_mutants,
     equivalents,
     is_equivalent,
-    mutants,
-    normal_form,
     report,
     run_mutants,
     sample,

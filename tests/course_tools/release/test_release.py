@@ -85,9 +85,9 @@ def test_a_student_finds_chapters_exercises_library_and_environment(files):
     wanted = {"README.md", "LICENSE", "Makefile", "pyproject.toml", "environment.yml"}
     wanted |= {"constraints.txt", "docs/images/explorer.png", "course_lib/checks/report.py", MARKER}
     wanted |= {f"notebooks/{chapter.name}.ipynb" for chapter in project.chapters}
-    for master in (ROOT / "solutions").glob("[0-9][0-9]_*.py"):
-        wanted |= {f"exercises/{master.stem}.ipynb"}
-        wanted |= {f"course_lib/checks/data/chapter_{int(master.stem[:2])}.json"}
+    for source in (ROOT / "solutions").glob("[0-9][0-9]_*.py"):
+        wanted |= {f"exercises/{source.stem}.ipynb"}
+        wanted |= {f"course_lib/checks/data/chapter_{int(source.stem[:2])}.json"}
     wanted |= {
         file.relative_to(ROOT).as_posix()
         for file in (ROOT / "course_lib" / "explorers").rglob("*.js")

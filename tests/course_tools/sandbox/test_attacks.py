@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from course_lib.checks.script import Call, Case, Served
-from course_lib.checks.served import REGISTER
-from course_tools.exercise_bank.evaluate import draw, grade, verdict
+from course_lib.checks.callbacks import REGISTER
+from course_lib.checks.script import Call, Callback, Case
+from course_tools.exercise_bank.evaluate import draw, evaluate, verdict
 from course_tools.sandbox import session as session_module
-from course_tools.sandbox.backends import Bubblewrap, Cgroup, Limits, SeparateUser, staged
+from course_tools.sandbox.backends import Bubblewrap, SeparateUser
+from course_tools.sandbox.cgroups import Cgroup, Limits
 from course_tools.sandbox.session import Session
+from course_tools.sandbox.staging import staging_dir
 from tests.helpers.attacks import BOMBS, CHEATS, HONEST, LIES, SPEAK, SPIES, usable
 from tests.helpers.exercise_bank import bank
 from tests.helpers.made_class import text_of
@@ -39,7 +41,7 @@ def backend(request):
 @pytest.fixture(scope="module")
 def sandbox(backend):
     """A session that is started again whenever an attack brings it down."""
-    with staged() as stage, Session(backend, stage, REGISTER, LIMITS) as session:
+    with staging_dir() as stage, Session(backend, stage, REGISTER, LIMITS) as session:
         session.run(NUMBER, NAME, HONEST, [])  # start it before anything is timed
         yield session
 
@@ -66,7 +68,7 @@ def earned(session, source, number=NUMBER):
 def honest_share():
     space = {}
     exec(HONEST, space)
-    results = grade(space["honest"], bank().hidden[NUMBER], SEED)
+    results = evaluate(space["honest"], bank().hidden[NUMBER], SEED)
     good = sum(claim.weight for claim, wrong in results if wrong is None)
     return good / sum(claim.weight for claim, _ in results)
 
@@ -184,7 +186,7 @@ def look():
 
 
 def test_a_closed_session_leaves_no_process_and_no_group(backend):
-    with staged() as stage, Session(backend, stage, {}, LIMITS, slot=1) as session:
+    with staging_dir() as stage, Session(backend, stage, {}, LIMITS, slot=1) as session:
         fork = "import os\ndef f():\n    return os.fork() and 1\n"
         session.run("0.0", "f", fork, [Case([Call()])])
         started = session._line.started
@@ -205,13 +207,13 @@ def owner(process):
         return None
 
 
-# --- functions that the grader serves ------------------------------------------------------------
+# --- callbacks --------------------------------------------------------------------------------
 
-ASK = [Case([Call([Served("pairs", {"length": 3, "rules": [(2, 0, "linear")]})])])] * 2
+ASK = [Case([Call([Callback("pairs", {"length": 3, "rules": [(2, 0, "linear")]})])])] * 2
 LISTEN = """
 import gc, numpy as np
 def f(function):
-    shown = [dict(o.params) for o in gc.get_objects() if type(o).__name__ == "Served"]
+    shown = [dict(o.params) for o in gc.get_objects() if type(o).__name__ == "Callback"]
     return sorted(str(p) for p in shown), function(np.ones((3, 2)))
 """
 
@@ -222,7 +224,7 @@ def test_an_answer_cannot_see_what_a_served_function_is_made_of(sandbox):
         shown, value = outcome.values[0]
         assert {text for text in shown} <= {"{'id': 0}", "{'id': 1}"}
         np.testing.assert_array_equal(value[2] - 3, [2, 0])
-        assert len(outcome.served["pairs"]) == 1
+        assert len(outcome.callbacks["pairs"]) == 1
 
 
 def test_calls_of_another_scripts_function_are_refused(sandbox):
@@ -230,7 +232,7 @@ def test_calls_of_another_scripts_function_are_refused(sandbox):
         SPEAK
         + """
 def f(function):
-    say(frame({"dict": {"id": 1, "args": {"list": []}, "kwargs": {"dict": {}}}}))
+    say(frame({"dict": {"id": 1, "args": [], "kwargs": {"dict": {}}}}))
     return function([[1.0]] * 3)
 """
     )
@@ -240,7 +242,7 @@ def f(function):
 
 def test_a_function_that_is_never_called_is_counted_as_such(sandbox):
     outcome = sandbox.run("1.3", "f", "def f(function):\n    return 1\n", ASK)[0]
-    assert outcome.served == {"pairs": []}
+    assert outcome.callbacks == {"pairs": []}
 
 
 # --- limits --------------------------------------------------------------------------------------
@@ -326,7 +328,7 @@ def f():
         dead += os.waitpid(-1, os.WNOHANG) != (0, 0)
     return full
 """
-    with staged() as stage, Session(backend, stage, {}, LIMITS, slot=1) as session:
+    with staging_dir() as stage, Session(backend, stage, {}, LIMITS, slot=1) as session:
         outcome = session.run("0.0", "f", source, [Case([Call()])])[0]
     assert outcome.problem is not None or outcome.values[0] <= 4
 
@@ -338,8 +340,9 @@ def test_a_grader_that_is_killed_takes_its_sandbox_with_it(tmp_path):
     mark = f"course_mark_{os.getpid()}"
     code = f"""
 from course_lib.checks.script import Call, Case
-from course_tools.sandbox.backends import Bubblewrap, staged
+from course_tools.sandbox.backends import Bubblewrap
 from course_tools.sandbox.session import Session
+from course_tools.sandbox.staging import staging_dir
 source = '''
 import ctypes, os, time
 def f():
@@ -347,7 +350,7 @@ def f():
     for _ in range(3): os.fork()
     time.sleep(100)
 '''
-with staged() as stage, Session(Bubblewrap(), stage, {{}}) as session:
+with staging_dir() as stage, Session(Bubblewrap(), stage, {{}}) as session:
     session.run("0.0", "f", source, [Case([Call()])])
 """
     grader = subprocess.Popen([sys.executable, "-c", code])

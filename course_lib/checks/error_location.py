@@ -9,7 +9,7 @@ _OURS = str(Path(__file__).parents[2] / "course_")  # the course's packages begi
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
-def blame(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """The error and the deepest line of the student's own code that led to it.
 
     Args:

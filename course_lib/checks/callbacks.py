@@ -1,4 +1,4 @@
-"""Functions of ours that an answer may call, by name (`script.Served`; exercises 1.3 and 5.6).
+"""Functions of ours that an answer may call, by name (`script.Callback`; exercises 1.3 and 5.6).
 
 A factory takes plain parameters and returns a function of plain arrays. `run_script` counts the
 calls; in the sandbox the function runs in the trusted process, so nothing here may hold what an
