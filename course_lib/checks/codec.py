@@ -1,7 +1,7 @@
 """Scripts and plain values as trees that JSON can hold: the one form for files and for the sandbox.
 
-`encode` writes the data of the visible checks with it and `course_tools.sandbox.inside.wire` what
-crosses the sandbox. They differ in where the numbers of an array go, and in nothing else.
+`encode` writes the data of the visible checks with it, and a grader what goes to its sandbox. They
+differ in where the numbers of an array go, and in nothing else.
 """
 
 import dataclasses
