@@ -114,7 +114,8 @@ class _Recorder:
     """Collects steps: a line's effect is known when the next one begins, or the call returns."""
 
     def __init__(self, code: CodeType) -> None:
-        self.code, self.steps = code, []
+        self.code = code
+        self.steps: list[Step] = []
         self._line: int | None = None
         self._entered = False
         self._before: dict[str, Any] = {}
@@ -128,15 +129,16 @@ class _Recorder:
 
     def on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event in ("line", "return") and self._line is not None:
-            self._close(frame, {"returned": _copy(argument)} if event == "return" else {})
+            returned = {"returned": _copy(argument)} if event == "return" else {}
+            self._close(self._line, frame, returned)
         self._line = frame.f_lineno if event == "line" else None
         return self.on_line
 
-    def _close(self, frame: FrameType, returned: dict[str, Any]) -> None:
+    def _close(self, line: int, frame: FrameType, returned: dict[str, Any]) -> None:
         before, now = self._before, _snapshot(frame)
         made = {n: x for n, x in now.items() if n not in before or not _same(before[n], x)}
-        text = linecache.getline(self.code.co_filename, self._line).rstrip("\n")
-        number = self._line - self.code.co_firstlineno + 1
+        text = linecache.getline(self.code.co_filename, line).rstrip("\n")
+        number = line - self.code.co_firstlineno + 1
         self.steps.append(Step(number, text, made | returned))
         self._before = now
 

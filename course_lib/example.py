@@ -10,14 +10,15 @@ They are data under test, not results: the library recomputes each and the tests
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 TOKENS: tuple[str, ...] = ("The", "cat", "sat", "on", "mat")
 
 
-def _constant(values: ArrayLike) -> NDArray[np.float64]:
+def _constant(values: Any) -> NDArray[np.float64]:
     """A float64 array that cannot be changed by accident."""
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)

@@ -7,6 +7,7 @@ about cheating is settled by the same pair.
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from course_lib.factcheck.checks_rules import draw, gap
 from course_lib.factcheck.finding import Finding, check, either, in_cases
 from course_lib.factcheck.record import Claim, parse
 from course_lib.generation import generate
-from course_lib.gpt import GPT, GPTConfig, evaluating
+from course_lib.gpt import GPT, GPTConfig, Masking, evaluating
 from course_lib.language import Language, toy
 from course_lib.leaks import influence
 from course_lib.masks import Mask, causal, full
@@ -109,7 +110,9 @@ def cache_is_a_choice(_: Claim) -> Finding:
     )
 
 
-def _fed(model: GPT, prompt: Tensor, kept: str | None, n: int = 10) -> tuple[Tensor, list[int]]:
+def _fed(
+    model: GPT, prompt: Tensor, kept: Literal["static"] | None, n: int = 10
+) -> tuple[Tensor, list[int]]:
     """What is written, and how many tokens went through the model at each step."""
     counts: list[int] = []
     hook = model.register_forward_pre_hook(
@@ -319,7 +322,7 @@ class Trained:
 
 
 @cache
-def experiment(masking: str) -> Trained:
+def experiment(masking: Masking) -> Trained:
     """Train a model of one layer, with the mask ("always") or without ("never").
 
     The language is that of chapter 1, with its exact entropy; the model is smaller than there.

@@ -5,6 +5,8 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +38,11 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def example() -> tuple[Tensor, Tensor, Tensor]:
     """Q, K, V of the running example, in torch."""
-    return tuple(torch.tensor(np.array(x)) for x in (Q, K, V))
+    q, k, v = (torch.tensor(np.array(x)) for x in (Q, K, V))
+    return q, k, v
 
 
-def gap(a: Tensor | NDArray, b: Tensor | NDArray) -> float:
+def gap(a: Tensor | NDArray[Any], b: Tensor | NDArray[Any]) -> float:
     """Largest absolute difference."""
     return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
@@ -333,7 +336,7 @@ def small_weights_still_leak(_: Claim) -> Finding:
 def softmax_with_a_floor(_: Claim) -> Finding:
     """Replace what is not finite by -1e9, subtract the maximum, exponentiate, divide."""
 
-    def replay(x: NDArray) -> NDArray:
+    def replay(x: NDArray[Any]) -> NDArray[Any]:
         x = np.where(np.isfinite(x), x, -1e9)
         e = np.exp(x - x.max(axis=-1, keepdims=True))
         return e / e.sum(axis=-1, keepdims=True)
@@ -369,7 +372,7 @@ def shift_by_the_maximum(_: Claim) -> Finding:
     """exp(s) / sum against exp(s - max) / sum, for small scores and for large ones."""
     small, large = draw(6, 6).numpy(), 1000 + draw(6, 6).numpy()
 
-    def shifted(s: NDArray) -> NDArray:
+    def shifted(s: NDArray[Any]) -> NDArray[Any]:
         return softmax(s - s.max(axis=-1, keepdims=True))
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -388,7 +391,7 @@ def product_is_compiled(_: Claim) -> Finding:
     """How many lines of Python run during a product of two matrices."""
     lines = 0
 
-    def count(_frame: object, event: str, _arg: object) -> object:
+    def count(_frame: FrameType, event: str, _arg: Any) -> Any:
         nonlocal lines
         lines += event == "line"
         return count
@@ -562,7 +565,7 @@ def prefix_formula(_: Claim) -> Finding:
 def prefix_at_its_ends(_: Claim) -> Finding:
     """P = 0 and P = N, for both rules."""
 
-    def said(p: int) -> NDArray:
+    def said(p: int) -> NDArray[Any]:
         return Mask(lambda q, k: (q < p) | (k <= q), "i < P or j <= i").matrix(5)
 
     good = all(
@@ -641,7 +644,9 @@ def six_words(claim: Claim) -> Finding:
     return either(len(WORDS) == said, f"{len(WORDS)} words: {' '.join(WORDS)}")
 
 
-def _one_head(x: Tensor, held: tuple[Tensor, Tensor] | None, rule: Callable) -> tuple:
+def _one_head(
+    x: Tensor, held: tuple[Tensor, Tensor] | None, rule: Callable[[int, int], Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The short lesson's layer in our words: project, append, mask by `rule`, softmax, sum."""
     q, k, v = (x @ draw(8, 8, seed=s) for s in (1, 2, 3))
     if held is not None:
@@ -673,7 +678,7 @@ def class_with_cache(_: Claim) -> Finding:
     """The fifth token with four in the cache."""
     x = draw(1, 5, 8)
     whole = _one_head(x, None, _by_position)[0]
-    _, held = _one_head(x[:, :4], None, _corner)
+    held = _one_head(x[:, :4], None, _corner)[1]
     printed = _one_head(x[:, 4:], held, _corner)[0]
     right = _one_head(x[:, 4:], held, _by_position)[0]
     row = "".join(str(int(v)) for v in _corner(1, 5)[0])
@@ -688,9 +693,9 @@ def class_with_cache(_: Claim) -> Finding:
 def class_returns_the_cache(_: Claim) -> Finding:
     """Lengths and order of what is kept."""
     x = draw(1, 5, 8)
-    _, first = _one_head(x[:, :4], None, _by_position)
-    _, both = _one_head(x[:, 4:], first, _by_position)
-    _, whole = _one_head(x, None, _by_position)
+    first = _one_head(x[:, :4], None, _by_position)[1]
+    both = _one_head(x[:, 4:], first, _by_position)[1]
+    whole = _one_head(x, None, _by_position)[1]
     return either(
         gap(both[0], whole[0]) < 1e-12 and gap(both[1], whole[1]) < 1e-12,
         f"{first[0].shape[1]} kept, then {both[0].shape[1]}, as if fed at once",

@@ -97,7 +97,7 @@ def claims_page(
         folded: show the caption only, until somebody opens it.
     """
     columns = ["claim", "in our words", "verdict", "evidence", "what is right, or when"]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (c.id, c.says, findings[c.id].verdict if c.check else c.verdict, *_evidence(c, findings))
         for c in claims
     ]

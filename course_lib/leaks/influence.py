@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from course_lib.masks import Mask, causal
-from course_lib.validate import check_count
+from course_lib.validate import check_count, is_integer
 
 Function = Callable[[Any], Any]
 Method = Literal["perturbation", "gradient"]
@@ -141,7 +141,9 @@ def assert_causal(
     forbidden = ~_allowed(allowed, length)
     names = _names(tokens, length)
     rng = np.random.default_rng(0) if rng is None else rng
-    options = {"rng": rng, "trials": trials, "vocab_size": vocab_size, "tolerance": tolerance}
+    options: dict[str, Any] = {
+        "rng": rng, "trials": trials, "vocab_size": vocab_size, "tolerance": tolerance
+    }  # fmt: skip
     for mode in _modes(fn):
         with mode as label:
             leaks = influence(fn, x, by=by, **options) & forbidden
@@ -201,7 +203,7 @@ def _by_perturbation(
         columns.append(most)
     change = np.stack(columns, axis=1)  # [T outputs, T inputs, channels]
     bound = (64 * eps if tolerance is None else tolerance) * scale
-    return (change > bound).any(axis=-1), change.max(axis=-1, initial=0.0)
+    return np.any(change > bound, axis=-1), change.max(axis=-1, initial=0.0)
 
 
 def _by_gradient(
@@ -326,14 +328,10 @@ class _Sequence:
     def __init__(self, x: Any, vocab_size: int | None = None) -> None:
         if not isinstance(x, (np.ndarray, Tensor)):
             raise TypeError(f"x: expected a NumPy array or a torch tensor; got {type(x).__name__}")
-        self.values, self.is_torch = x, isinstance(x, Tensor)
-        self.is_float = x.is_floating_point() if self.is_torch else x.dtype.kind == "f"
-        is_integer = not self.is_float and (
-            x.dtype not in (torch.bool, torch.complex64, torch.complex128)
-            if self.is_torch
-            else x.dtype.kind in "iu"
-        )
-        if not (self.is_float or is_integer):
+        self.values: Any = x
+        self.is_torch = isinstance(x, Tensor)
+        self.is_float = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+        if not (self.is_float or is_integer(x)):
             raise TypeError(f"x: expected integers or floating numbers; got {x.dtype}")
         if x.ndim not in ((1, 2, 3) if self.is_float else (1, 2)):
             wanted = "[T], [T, C] or [B, T, C]" if self.is_float else "[T] or [B, T]"
@@ -474,7 +472,7 @@ def _mode(module: nn.Module | None, training: bool) -> Iterator[str]:
 def _allowed(allowed: Mask | Any | None, length: int) -> Bools:
     """What each output may depend on, bool [T, T]."""
     if allowed is None:
-        return causal().matrix(length)
+        allowed = causal()
     matrix = np.asarray(allowed.matrix(length) if isinstance(allowed, Mask) else allowed)
     if matrix.dtype != bool:
         raise TypeError(f"allowed: expected booleans, True = may depend; got {matrix.dtype}")
