@@ -15,6 +15,8 @@ from course_lib.masks import Mask, Tile, causal
 from course_lib.validate import Array
 
 Floats = NDArray[np.float64]
+#: m, l and acc of some rows.
+State = tuple[Floats, Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def online_trace(
     m = np.full((len(q), blocks + 1), -np.inf)
     l = np.zeros((len(q), blocks + 1))  # noqa: E741
     acc = np.zeros((len(q), blocks + 1, v.shape[1]))
-    order = []
+    order: list[tuple[int, int]] = []
     for i in range(len(tiles)):
         rows = slice(i * block_q, (i + 1) * block_q)
         for j in range(blocks):
@@ -89,7 +91,7 @@ def online_trace(
     return OnlineTrace(tiles, tuple(order), s, m, l, acc, output)
 
 
-def _update(m: Floats, l: Floats, acc: Floats, s: Floats, v: Floats) -> tuple[Floats, ...]:  # noqa: E741
+def _update(m: Floats, l: Floats, acc: Floats, s: Floats, v: Floats) -> State:  # noqa: E741
     """The online softmax over one tile: running numbers of R rows, scores [R, N], values [N, d]."""
     new = np.maximum(m, s.max(axis=1))  # [R]
     peak = np.where(np.isinf(new), 0.0, new)  # a row that has seen nothing: exp(-inf) = 0
@@ -114,7 +116,7 @@ def as_floats(**arrays: Array) -> tuple[Floats, ...]:
         TypeError: if an array is not floating.
         ValueError: if a shape does not fit, or a number is not finite.
     """
-    found = []
+    found: list[Floats] = []
     for name, array in arrays.items():
         if hasattr(array, "detach"):
             array = array.detach().cpu()

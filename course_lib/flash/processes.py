@@ -23,7 +23,9 @@ import torch.distributed as dist
 from course_lib.validate import check_count
 
 
-def launch(function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 300) -> list:
+def launch(
+    function: Callable[..., Any], world: int, *arguments: Any, timeout: float = 300
+) -> list[Any]:
     """Call `function(rank, world, *arguments)` in `world` new processes, joined by gloo.
 
     The processes are started afresh ("spawn"), so `function` must be importable: it stands in a
@@ -66,14 +68,14 @@ def launch(function: Callable[..., Any], world: int, *arguments: Any, timeout: f
                 ends.append(ours)
             return _collect(ends, timeout)
         finally:
-            for process in processes:
-                process.join(timeout=5 if sys.exc_info()[0] is None else 0)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+            for started in processes:
+                started.join(timeout=5 if sys.exc_info()[0] is None else 0)
+                if started.is_alive():
+                    started.kill()
+                    started.join()
 
 
-def _collect(ends: list[Connection], timeout: float) -> list:
+def _collect(ends: list[Connection], timeout: float) -> list[Any]:
     """The result of each rank; the first failure ends the wait."""
     deadline = time.monotonic() + timeout
     results: dict[int, Any] = {}
@@ -83,8 +85,9 @@ def _collect(ends: list[Connection], timeout: float) -> list:
         if not ready:
             late = [rank for rank in range(len(ends)) if rank not in results]
             raise TimeoutError(f"ranks {late} did not finish in {timeout:g} seconds")
-        for end in ready:
-            rank = ends.index(end)
+        for rank, end in enumerate(ends):
+            if end not in ready:
+                continue
             try:
                 fine, value = pickle.loads(end.recv_bytes())
             except EOFError:
@@ -101,7 +104,7 @@ def _rank_main(
     rank: int,
     world: int,
     store: str,
-    arguments: tuple,
+    arguments: tuple[Any, ...],
 ) -> None:
     """The life of one process."""
     try:
@@ -109,9 +112,8 @@ def _rank_main(
         if sys.platform in ("linux", "darwin"):  # a laptop's own name may lead nowhere
             loopback = "lo" if sys.platform == "linux" else "lo0"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        dist.init_process_group(
-            "gloo", store=dist.FileStore(store, world), rank=rank, world_size=world
-        )
+        meeting = dist.FileStore(store, world)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=meeting, rank=rank, world_size=world)
         answer = True, function(rank, world, *arguments)
         dist.barrier()  # nobody leaves while a neighbour still talks to it
         dist.destroy_process_group()

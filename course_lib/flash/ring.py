@@ -17,15 +17,15 @@ Herd of Models", 2024, arXiv:2407.21783, section 3.3.2.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from course_lib.masks import causal
 from course_lib.validate import check_count
@@ -183,7 +183,7 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -197,6 +197,8 @@ class _Ring(torch.autograd.Function):
         o = torch.zeros_like(q, dtype=wide)
         lse = torch.full(q.shape[:3], -math.inf, dtype=wide, device=q.device)
         for visit, keys in _visits(torch.stack([k, v]), split, group, work):
+            if visit is None:
+                continue
             rows = visit.queries
             visitor = keys[:, :, :, visit.keys]
             begin = _clock()
@@ -213,7 +215,7 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         _, differentiate = _local(q)
         wide = _accumulator(q.dtype)
@@ -221,8 +223,7 @@ class _Ring(torch.autograd.Function):
         dq = torch.zeros_like(q, dtype=wide)
         # The gradient of a visitor travels with it, and is home after the last step.
         travelling = _Travelling(torch.zeros_like(torch.stack([k, v]), dtype=wide), ctx.group)
-        visits = _visits(torch.stack([k, v]), ctx.split, ctx.group, ctx.work, every=True)
-        for visit, keys in visits:
+        for visit, keys in _visits(torch.stack([k, v]), ctx.split, ctx.group, ctx.work):
             part = None
             if visit is not None:
                 rows, columns = visit.queries, visit.keys
@@ -241,27 +242,22 @@ class _Ring(torch.autograd.Function):
 
 
 def _visits(
-    keys: torch.Tensor,
-    split: Split,
-    group: dist.ProcessGroup | None,
-    work: Work,
-    every: bool = False,
+    keys: torch.Tensor, split: Split, group: dist.ProcessGroup | None, work: Work
 ) -> Iterator[tuple[Visit | None, torch.Tensor]]:
     """Own keys first, then those of each rank before, around the ring.
 
-    The next visitor is on its way while the present one is used. Visits of which this rank sees
-    nothing are left out, unless `every`.
+    The next visitor is on its way while the present one is used. A visit of which this rank sees
+    nothing is None.
     """
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     keys = keys.contiguous()
     for step in range(world):
         source = (rank - step) % world
-        coming, requests = None, []
+        coming: torch.Tensor | None = None
+        requests: list[dist.Work] = []
         if step + 1 < world:
             coming, requests = _pass_on(keys, group)
-        visit = visit_for(rank, source, keys.shape[3], split)
-        if every or visit is not None:
-            yield visit, keys
+        yield visit_for(rank, source, keys.shape[3], split), keys
         begin = time.perf_counter()
         for request in requests:
             request.wait()
@@ -316,7 +312,7 @@ def _pass_on(
 # --- what one rank computes ----------------------------------------------------------------------
 
 
-def _local(q: torch.Tensor) -> tuple:
+def _local(q: torch.Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(attend, differentiate) for the device of q."""
     return (_attend_triton, _differentiate_triton) if q.is_cuda else (_attend, _differentiate)
 

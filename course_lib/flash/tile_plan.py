@@ -8,6 +8,7 @@ Chapter 7; the idea of two lists is FlexAttention's (J. Dong et al., 2024, arXiv
 """
 
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -60,7 +61,7 @@ class TilePlan:
     tiles: int
 
 
-_PLANS: WeakKeyDictionary[Mask, dict[tuple, TilePlan]] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[Mask, dict[tuple[Any, ...], TilePlan]] = WeakKeyDictionary()
 
 
 def tile_plan(
@@ -116,7 +117,7 @@ def _make(
         if len(needed) == 0:
             continue
         rows = q_pos[i * block_q : (i + 1) * block_q]
-        columns = np.concatenate([_block(j, block_k, n_keys) for j in needed])
+        columns = np.concatenate([_block(int(j), block_k, n_keys) for j in needed])
         cells = mask.matrix(rows, columns)
         cells = cells.cpu().numpy() if isinstance(cells, torch.Tensor) else cells
         cells = cells.reshape(-1, len(rows), len(columns))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from course_lib.masks import Mask, Tile, causal
+from course_lib.masks import Mask, Tile, causal, full
 from course_lib.validate import Array, check_count
 
 #: Queries and keys a tile, and the most keys of one product of merged tiles. Measured: smaller
@@ -323,11 +323,13 @@ class _Task:
         if mask is not None and not isinstance(mask, Mask):
             raise TypeError(f"mask: expected a Mask or None; got {type(mask).__name__}")
         self.block = check_count("block", block, 1)
-        self.mask, self.scale = mask, 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+        self.all_visible, self.mask = mask is None, full() if mask is None else mask
+        self.scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
         if not math.isfinite(self.scale):
             raise ValueError(f"scale: expected a finite number; got {self.scale}")
         self.q, self.k, self.v = (_four_axes(x) for x in (q, k, v))
-        self.heads, self.n_queries, self.n_keys = *self.q.shape[1:3], self.k.shape[2]
+        _, self.heads, self.n_queries, _ = self.q.shape
+        self.n_keys = self.k.shape[2]
         self.group = self.heads // max(self.k.shape[1], 1)
         self.width = max(1, min(max(_WIDTH, block), self.n_keys))
         self.positions = self._positions(q_pos)
@@ -343,15 +345,14 @@ class _Task:
 
     def rows_of_tiles(self) -> Iterator[tuple[int, slice, list[KeySpan]]]:
         """(sequence, queries, spans) of every row of tiles; shared masks are read once."""
-        rule_batch = None if self.mask is None else self.mask.batch
         for first in range(0, self.n_queries, self.block):
             rows = slice(first, min(first + self.block, self.n_queries))
-            shared = self._spans(rows, None) if rule_batch is None else None
+            shared = self._spans(rows, None) if self.mask.batch is None else None
             for b in range(len(self.q)):
                 yield b, rows, self._spans(rows, b) if shared is None else shared
 
     def _spans(self, rows: slice, b: int | None) -> list[KeySpan]:
-        if self.mask is None:
+        if self.all_visible:
             kinds = np.full(-(-self.n_keys // self.block), Tile.FULL)
         else:
             kinds = self._kinds(self.positions[rows])
@@ -409,7 +410,7 @@ class _Task:
 
     def _positions(self, q_pos: Any) -> NDArray[np.integer]:
         if q_pos is None:
-            if self.n_queries > self.n_keys and self.mask is not None:
+            if self.n_queries > self.n_keys and not self.all_visible:
                 raise ValueError(
                     "q_pos: needed when there are more queries than keys "
                     f"({self.n_queries} > {self.n_keys}); got None"
@@ -430,7 +431,7 @@ def _four_axes(x: Any) -> Any:
     return x.reshape(*lead, *x.shape) if x.ndim <= 4 else x.reshape(-1, *x.shape[-3:])
 
 
-def _check_arrays(q: Any, k: Any, v: Any, library: type) -> None:
+def _check_arrays(q: Any, k: Any, v: Any, library: Any) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         floating = isinstance(x, library) and (
             x.is_floating_point() if library is Tensor else x.dtype.kind == "f"
