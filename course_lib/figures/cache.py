@@ -83,7 +83,7 @@ def _draw(
     ax: Axes, title: str, grid: NDArray[np.int64], steps: Sequence[str], words: Sequence[str]
 ) -> None:
     for (i, j), value in np.ndenumerate(grid):
-        fill, hatched, text, _ = _LOOK[Key(value)]
+        fill, hatched, text, _ = _LOOK[Key(int(value))]
         draw_cell(ax, (i, j), fill, text, hatched=hatched, points=7.5)
         if value == Key.STALE:
             draw_leak(ax, i, j)

@@ -4,6 +4,7 @@ A cell stands at (row, column), a unit square in data coordinates; rows run down
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -94,7 +95,7 @@ def draw_tiles(
     """
     visits = 0
     for (i, j), kind in np.ndenumerate(kinds):
-        tile, row, column = Tile(kind), i * block_q, j * block_k
+        tile, row, column = Tile(int(kind)), i * block_q, j * block_k
         cells = matrix[row : row + block_q, column : column + block_k]
         high, wide = cells.shape
         fill = TILE_FILLS[tile]
@@ -150,7 +151,7 @@ def label_cells(
     ax.set_aspect("equal")
     step = -(-max(high, wide) // 16)
     # Labels are tokens: a `$` among them is a dollar sign, not the beginning of a formula.
-    literal = {"fontsize": points, "parse_math": False}
+    literal: dict[str, Any] = {"fontsize": points, "parse_math": False}
     ax.set_xticks(np.arange(0, wide, step) + 0.5, list(columns)[::step], **literal)
     ax.set_yticks(np.arange(0, high, step) + 0.5, list(rows)[::step], **literal)
     ax.xaxis.tick_top()

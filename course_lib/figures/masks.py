@@ -102,7 +102,7 @@ def _draw_cells(ax: Axes, matrix: NDArray[np.bool_], block: int, title: str) -> 
 
 def _draw_tiles(ax: Axes, tiles: NDArray[np.int8]) -> None:
     for at, tile in np.ndenumerate(tiles):
-        draw_cell(ax, at, TILE_FILLS[Tile(tile)], hatched=tile == Tile.EMPTY)
+        draw_cell(ax, at, TILE_FILLS[Tile(int(tile))], hatched=tile == Tile.EMPTY)
     visited = int(np.sum(tiles != Tile.EMPTY))
     _frame(ax, len(tiles), f"{visited} of {tiles.size} tiles\n{1 - visited_share(tiles):.0%} saved")
 

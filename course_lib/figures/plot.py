@@ -207,7 +207,7 @@ def describe_grid(panel: Grid) -> str:
     values = np.array(panel.values, dtype=float)
     if panel.mask is not None:
         values = np.where(panel.mask, values, np.nan)
-    rows = []
+    lines = []
     for i, (row, line) in enumerate(zip(panel.rows, values, strict=True)):
         shown = [
             f"{c} {x:.{panel.digits}f}"
@@ -215,10 +215,10 @@ def describe_grid(panel: Grid) -> str:
             if np.isfinite(x)
         ]
         if panel.mark_row in (None, i):
-            rows.append(f"{row}: {', '.join(shown) or 'nothing visible'}")
-    if len(rows) > 8 or len(panel.columns) > 8:
+            lines.append(f"{row}: {', '.join(shown) or 'nothing visible'}")
+    if len(lines) > 8 or len(panel.columns) > 8:
         return f"{title}{len(panel.rows)} by {len(panel.columns)} grid of {panel.kind}."
-    return f"{title}{'; '.join(rows)}."
+    return f"{title}{'; '.join(lines)}."
 
 
 def lines(

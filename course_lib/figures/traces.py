@@ -3,6 +3,8 @@
 Chapters 2 and 3 show them; every number comes from a `Trace`, so none is computed twice.
 """
 
+from typing import Any
+
 import numpy as np
 
 from course_lib.figures.plot import Figure, Grid, grids
@@ -62,7 +64,7 @@ def compare_view(standard: Trace, causal: Trace) -> Figure:
         raise ValueError("causal: expected a trace of the tokens and shapes of `standard`")
     names = causal.tokens
     entries = [f"d{j}" for j in range(causal.output.shape[1])]
-    output = {"column_axis": "output entry"}
+    output: dict[str, Any] = {"column_axis": "output entry"}
     panels = [
         Grid(standard.weights, names, names, "standard weights", leak=~causal.mask),
         Grid(causal.weights, names, names, "causal weights", mask=causal.mask),

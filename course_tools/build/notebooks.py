@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -420,12 +421,12 @@ def _bare(name: str) -> str:
 
 def _cell_ids(cells: Sequence[NotebookNode]) -> Iterator[str]:
     """An id a cell from the last heading and a count: stable while the section stands."""
-    section, used = "start", {}
+    section, used = "start", Counter[str]()
     for cell in cells:
         heading = re.match(r"#{1,4} +(.+)", cell.source) if cell.cell_type == "markdown" else None
         if heading:
             section = re.sub(r"[^a-z0-9]+", "-", heading[1].lower()).strip("-")[:48] or "section"
-        used[section] = used.get(section, 0) + 1
+        used[section] += 1
         yield f"{section}-{used[section]}"
 
 
@@ -434,7 +435,7 @@ def _normalised(cell: NotebookNode) -> list[NotebookNode]:
         if not cell.outputs:
             return []
         return [nbformat.v4.new_output("stream", name="stdout", text=MACHINE_NOTE)]
-    outputs = []
+    outputs: list[NotebookNode] = []
     for output in cell.outputs:
         output.pop("transient", None)
         if "data" in output:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from course_lib.explorers.recordings import FILE, record_reading, record_writing, to_json
 from course_lib.generation import generate
-from course_lib.gpt import GPT, GPTConfig
+from course_lib.gpt import GPT, GPTConfig, Masking
 from course_lib.language import toy
 from course_lib.training import evaluate, train
 
 # The settings of chapter 1.
 LENGTH = 24
 STEPS = 500
-MASKING = {"honest": "always", "cheater": "never"}
+MASKING: dict[str, Masking] = {"honest": "always", "cheater": "never"}
 TEXTS = 1000
 #: How many of the texts that chapter 1 prints are stored, and how many new words of each.
 STORED, NEW_WORDS = 3, 12
@@ -68,7 +68,7 @@ def record(steps: int = STEPS, texts: int = TEXTS, held_out: int = 2000) -> dict
             "standard_error": round(measured.standard_error, 6),
             "grammatical": round(float(language.legal(written).mean()), 6),
             "writes": [to_json(record_writing(model, text, 1)) for text in stored],
-            "reads": to_json(record_reading(model, language.encode(READS))),
+            "reads": to_json(record_reading(model, language.encode(READS).tolist())),
         }
     return data
 

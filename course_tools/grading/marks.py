@@ -39,11 +39,11 @@ def write_marks(out: Path, results: Iterable[Result], bank: Bank, about: About) 
             name = "grades_moodle.csv" if len(chapters) == 1 else f"grades_moodle_{chapter}.csv"
             texts[name] = tables.moodle(students, chapter, about)
     texts["details.json"] = details(students, results, pages, about)
-    for folder in ("feedback", "gradescope"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("feedback", "gradescope"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     for student in students:
-        page = out / "feedback" / f"{pages[student.student]}.html"
-        write_whole(page, feedback(student, about))
+        file = out / "feedback" / f"{pages[student.student]}.html"
+        write_whole(file, feedback(student, about))
     folders = file_names([_submission_name(result) for result in results])
     for result in results:
         folder = out / "gradescope" / folders[_submission_name(result)]

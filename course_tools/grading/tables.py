@@ -43,7 +43,7 @@ def canvas(students: Sequence[Student], chapters: Sequence[int], about: About) -
     """grades_canvas.csv, for "Import grades" of Canvas' gradebook: a column a chapter."""
     stamp = " (UNSAFE)" if about.unsafe else ""
     titles = [f"Chapter {chapter} exercises{stamp}" for chapter in chapters]
-    most = [max(_of(s, c).points for s in students if _of(s, c)) for c in chapters]
+    most = [max(r.points for s in students if (r := _of(s, c))) for c in chapters]
     rows = [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *titles]]
     rows.append(["Points Possible", "", "", "", "", *map(number, most)])
     for student in (s for s in students if "canvas" in s.ids):

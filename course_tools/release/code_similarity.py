@@ -128,20 +128,22 @@ def _parsed(source: str) -> tuple[ast.Module, dict[str, str]]:
 class _Plain(ast.NodeTransformer):
     """Drops what does not matter to what code does."""
 
-    def visit_Import(self, node: ast.Import) -> None:
+    def visit_Import(self, node: ast.AST) -> None:
         return None
 
     visit_ImportFrom = visit_Pass = visit_Import  # noqa: N815 (names of ast)
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else self.generic_visit(node)
+        self.generic_visit(node)
+        return None if is_text else node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.Assign | None:
         if node.value is None:
             return None
         plain = ast.copy_location(ast.Assign([node.target], node.value), node)
-        return self.generic_visit(plain)
+        self.generic_visit(plain)
+        return plain
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         return ast.copy_location(ast.arg(node.arg), node)

@@ -92,8 +92,10 @@ def pyproject(project: Project) -> str:
     """The students' pyproject.toml: the library, and what opens it in JupyterLab."""
     facts = tomllib.loads((project.root / "pyproject.toml").read_text("utf-8"))
     about = facts["project"]
-    kept = ("name", "version", "description", "readme", "license", "license-files")
-    kept += ("requires-python", "keywords", "dependencies")
+    kept = (
+        "name", "version", "description", "readme", "license", "license-files",
+        "requires-python", "keywords", "dependencies",
+    )  # fmt: skip
     included = facts["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     wheel = {"packages": ["course_lib"], "force-include": included}
     theirs = {
@@ -148,7 +150,7 @@ def makefile(text: str) -> str:
         ValueError: if the repo's Makefile lacks one of them.
     """
     blocks = text.strip().split("\n\n")
-    rules = {re.match(r"([\w./-]+):", b)[1]: b for b in blocks if re.match(r"[\w./-]+:", b)}
+    rules = {m[1]: b for b in blocks if (m := re.match(r"([\w./-]+):", b))}
     missing = [name for name in _RULES if name not in rules]
     if missing:
         raise ValueError(f"Makefile: expected a rule for {missing[0]}")
