@@ -65,7 +65,7 @@ class Subject:
     padded: Padded | None = None
     step: Step | None = None
     vocab_size: int | None = None
-    rebuild: Callable[[nn.Module], "Subject"] | None = None
+    rebuild: Callable[[Any], "Subject"] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def audit(
         ValueError: if there is nothing to feed, or `length` or `tolerance` is out of range.
     """
     subject = _subject(model_or_fn)
-    given = {"vocab_size": vocab_size, "padded": padded, "step": step}
+    given: dict[str, Any] = {"vocab_size": vocab_size, "padded": padded, "step": step}
     subject = replace(subject, **{name: v for name, v in given.items() if v is not None})
     rng = np.random.default_rng(0) if rng is None else rng
     if not tolerance > 0:
@@ -247,7 +247,7 @@ def rewarded_offset(loss: Callable[[Tensor, Tensor], Tensor | float], length: in
 # --- adapters ----------------------------------------------------------------------------------
 
 
-def hugging_face(model: nn.Module, *, positions: bool = True) -> Subject:
+def hugging_face(model: Any, *, positions: bool = True) -> Subject:
     """A Hugging Face causal language model as a `Subject`.
 
     Args:
@@ -537,11 +537,11 @@ def _blocked_keys(attend: Attend, q: Tensor, k: Tensor, v: Tensor, rng: np.rando
     mask = _square(causal(), q)
     before = attend(q, k, v, mask)
     for t in range(n - 1):
-        changed = [x.clone() for x in (k, v)]
-        for x in changed:
+        keys, values = k.clone(), v.clone()
+        for x in (keys, values):
             noise = rng.normal(0.0, 3.0, size=tuple(x[:, :, t + 1 :].shape))
             x[:, :, t + 1 :] += torch.from_numpy(noise)
-        moved = (attend(q, *changed, mask) - before)[:, :, : t + 1].abs().amax().item()
+        moved = (attend(q, keys, values, mask) - before)[:, :, : t + 1].abs().amax().item()
         if not moved <= 1e-9:
             raise _FoundError(f"row {t} moves by {moved:.4f} when later keys and values do")
     return f"{n} rows, causal mask"
@@ -550,7 +550,8 @@ def _blocked_keys(attend: Attend, q: Tensor, k: Tensor, v: Tensor, rng: np.rando
 def _reference(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> str:
     """The five steps of chapter 3, in double precision."""
     mask = _square(causal(), q)
-    error = (attend(q, k, v, mask) - attention(q, k, v, mask)[0]).abs().max().item()
+    exact, _ = attention(q, k, v, mask)
+    error = (attend(q, k, v, mask) - exact).abs().max().item()
     if not error <= 1e-6:
         raise _FoundError(f"off by {error:.4f} from softmax after masking")
     return "equal to softmax after masking"
@@ -562,8 +563,8 @@ def _nothing_to_see(
     """A row that may attend to nothing: finite, no blocked values in it, no NaN backward."""
     mask = _square(causal(), q).clone()
     mask[1, :, 0] = False  # the first row of the second text
-    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    output = attend(*leaves, mask)
+    leaves = queries, keys, values = [x.clone().requires_grad_() for x in (q, k, v)]
+    output = attend(queries, keys, values, mask)
     _finite(output.detach(), "outputs")
     other = v + torch.from_numpy(rng.normal(size=tuple(v.shape)))
     moved = (attend(q, k, other, mask) - output.detach())[1, :, 0].abs().max().item()
@@ -578,18 +579,18 @@ def _nothing_to_see(
 
 def _attention_dtypes(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> str:
     """Three precisions, small and very negative scores."""
-    mask = _square(causal(), q)
+    mask, values = _square(causal(), q), v
     ramp = torch.ones_like(k)
     hard = [(q, k, ""), (-ramp * 90, ramp * 90, " and scores near -20000")]
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for queries, keys, what in hard:
-            inputs = [x.to(dtype) for x in (queries, keys, v)]
-            exact, _ = attention(*(x.double() for x in inputs), mask)
+            q, k, v = (x.to(dtype) for x in (queries, keys, values))
+            exact, _ = attention(q.double(), k.double(), v.double(), mask)
             where = f"{_short(dtype)}{what}"
             try:
-                output = attend(*inputs, mask).double()
-            except RuntimeError as error:
-                raise _FoundError(f"{where}: {_first_line(error)}") from None
+                output = attend(q, k, v, mask).double()
+            except RuntimeError as failure:
+                raise _FoundError(f"{where}: {_first_line(failure)}") from None
             _finite(output, f"outputs in {where}")
             error = (output - exact).abs().max().item()
             if error > 0.05 * exact.abs().max().item():

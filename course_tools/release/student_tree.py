@@ -37,6 +37,8 @@ _MAKEFILE = """\
 # It sets up .venv on the first run; it needs Python 3.11 or newer and make, nothing else.
 """
 _IGNORED = ".venv/\n__pycache__/\n.ipynb_checkpoints/\n*.egg-info/\nbuild/\ndist/\n"
+#: Scripts keep their line ends in a checkout on Windows.
+_LINE_ENDS = "* text=auto eol=lf\n*.png binary\n"
 _BADGE_TABLE = r"<!-- {}: written by `course build` -->\n(.*?)\n<!-- end -->"
 
 
@@ -68,6 +70,7 @@ def student_files(project: Project) -> dict[str, bytes]:
         "environment.yml": environment(project),
         "Makefile": makefile((root / "Makefile").read_text("utf-8")),
         ".gitignore": _IGNORED,
+        ".gitattributes": _LINE_ENDS,
     }
     files = {file.relative_to(root).as_posix(): file.read_bytes() for file in copied}
     files |= {name: text.encode() for name, text in made.items()}

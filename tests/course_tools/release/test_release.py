@@ -83,7 +83,13 @@ def on_disk(folder):
 def test_a_student_finds_chapters_exercises_library_and_environment(files):
     project = load_project(ROOT)
     wanted = {"README.md", "LICENSE", "Makefile", "pyproject.toml", "environment.yml"}
-    wanted |= {"constraints.txt", "docs/images/explorer.png", "course_lib/checks/report.py", MARKER}
+    wanted |= {
+        ".gitattributes",
+        "constraints.txt",
+        "docs/images/explorer.png",
+        "course_lib/checks/report.py",
+        MARKER,
+    }
     wanted |= {f"notebooks/{chapter.name}.ipynb" for chapter in project.chapters}
     for source in (ROOT / "solutions").glob("[0-9][0-9]_*.py"):
         wanted |= {f"exercises/{source.stem}.ipynb"}
