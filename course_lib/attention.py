@@ -15,15 +15,15 @@ Boolean masks: True = may attend; rows are queries, columns are keys.
 """
 
 import math
-from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from course_lib.masks import Mask
-from course_lib.validate import Array, check_floating, is_torch
+from course_lib.masks import Mask, check_mask
+from course_lib.masks.rule import Positions
+from course_lib.validate import Array, check_choice, check_floating, is_torch
 
 EmptyRows = Literal["error", "zeros"]
 
@@ -36,7 +36,7 @@ def scores(q: Array, k: Array, scale: float | None = None) -> Array:
 
     Args:
         q: queries, floating, shape [..., Tq, d_k].
-        k: keys, same library and dtype, shape [..., Tk, d_k]; leading axes broadcast.
+        k: keys, same library and dtype, shape [..., Tk, d_k]; leading axes as for `attention`.
         scale: factor of the dot products; 1 / sqrt(d_k) if not given.
 
     Returns:
@@ -52,7 +52,7 @@ def scores(q: Array, k: Array, scale: float | None = None) -> Array:
             "k: expected as many entries a vector (at least 1) as q; "
             f"got q {list(q.shape)} and k {list(k.shape)}"
         )
-    _check_leading("k", q, k)
+    k = _for_each_head("k", k, q)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     with np.errstate(invalid="ignore"):
         return (q @ k.swapaxes(-1, -2)) * factor  # [..., Tq, d_k] @ [..., d_k, Tk]
@@ -81,27 +81,23 @@ def masked_softmax(
         ValueError: if `mask` does not broadcast to `scores`, or for an empty row.
     """
     check_floating("scores", scores)
-    if empty_rows not in ("error", "zeros"):
-        raise ValueError(f"empty_rows: expected 'error' or 'zeros'; got {empty_rows!r}")
+    check_choice("empty_rows", empty_rows, get_args(EmptyRows))
     if scores.ndim < 1:
         raise ValueError("scores: expected shape [..., Tq, Tk]; got a single number")
-    xp = _library(scores)
+    xp = torch if is_torch(scores) else np  # both take axis and keepdims
     visible = visible_cells(scores, mask)  # [..., Tq, Tk]
     empty = ~xp.any(visible, axis=-1, keepdims=True)  # [..., Tq, 1]
     if empty_rows == "error" and bool(xp.any(empty)):
         raise ValueError(_empty_row_message(empty))
     if scores.shape[-1] == 0:
         return scores * 0
-    dtype = scores.dtype
-    if dtype in _HALF:
-        scores = _as_float32(scores)  # a long sum of half precision numbers overflows
+    dtype, scores = scores.dtype, _at_least_float32(scores)  # a long sum overflows half precision
     masked = xp.where(visible, scores, -xp.inf)
-    peak = xp.amax(masked, axis=-1, keepdims=True)
-    peak = xp.where(empty, xp.zeros_like(peak), peak)
+    peak = xp.where(empty, 0.0, xp.amax(masked, axis=-1, keepdims=True))
     with np.errstate(invalid="ignore"):
         e = xp.exp(masked - peak)  # exactly 0 where blocked
         total = xp.sum(e, axis=-1, keepdims=True)
-        return _as_dtype(e / xp.where(empty, xp.ones_like(total), total), dtype)
+        return _as_dtype(e / xp.where(empty, 1.0, total), dtype)
 
 
 def attention(
@@ -111,20 +107,29 @@ def attention(
     mask: Mask | Array | None = None,
     *,
     scale: float | None = None,
-    q_pos: Sequence[int] | Array | None = None,
+    score_mod: Callable[[Array], Array] | None = None,
+    q_pos: Positions | None = None,
+    k_pos: Positions | None = None,
     empty_rows: EmptyRows = "error",
 ) -> tuple[Array, Array]:
     """All five steps: `scores -> mask -> softmax -> weighted sum`.
 
     Args:
         q: queries, shape [..., Tq, d_k], floating.
-        k: keys, shape [..., Tk, d_k], same library and dtype.
-        v: values, shape [..., Tk, d_v], same library and dtype.
+        k: keys, shape [..., Tk, d_k], same library and dtype. Leading axes broadcast, and the
+            last of them may be grouped heads: of G keys for H queries, H a multiple of G, each
+            serves H / G queries in a row (J. Ainslie et al., "GQA", 2023, arXiv:2305.13245).
+        v: values, shape [..., Tk, d_v], likewise.
         mask: a `Mask`, or a boolean array (True = may attend) that broadcasts to
             [..., Tq, Tk], or None.
         scale: factor of the dot products; 1 / sqrt(d_k) if not given.
-        q_pos: absolute positions of the queries, for a `Mask`; keys are at 0..Tk-1. By default
-            the queries are the *last* Tq positions, which is right with and without a cache.
+        score_mod: what a model does to the scaled scores [..., Tq, Tk] before the mask: a soft
+            cap, `lambda s: 50 * torch.tanh(s / 50)` (Gemma 2, arXiv:2408.00118), a bias such as
+            ALiBi's, `lambda s: s + bias` (O. Press et al., 2022, arXiv:2108.12409), or both.
+        q_pos: absolute positions of the queries, for a `Mask`: integers [Tq], or [B, Tq] for a
+            ragged batch, whose q is [B, H, Tq, d_k]. By default the queries are the *last* Tq
+            positions, which is right with and without a cache.
+        k_pos: positions of the keys, [Tk] or [B, Tk]; 0..Tk-1 if not given.
         empty_rows: see `masked_softmax`; the output of an empty row is zero.
 
     Returns:
@@ -133,8 +138,8 @@ def attention(
 
     Raises:
         TypeError: wrong dtypes, mixed libraries, a mask that is not boolean.
-        ValueError: shapes that do not fit, an empty row that nobody asked for, q_pos that does
-            not have Tq entries, a prefix longer than the keys.
+        ValueError: shapes that do not fit, an empty row that nobody asked for, positions that
+            are not one a query and one a key, a prefix longer than the keys.
     """
     _check_pair("q", q, "k", k)
     _check_pair("k", k, "v", v)
@@ -142,27 +147,79 @@ def attention(
         raise ValueError(
             f"v: expected one value a key; got {v.shape[-2]} values for {k.shape[-2]} keys"
         )
-    _check_leading("k", q, k)
-    _check_leading("v", q, v, k)
     dtype = q.dtype
-    if dtype in _HALF:
-        q, k, v = (_as_float32(x) for x in (q, k, v))
+    q, k, v = (_at_least_float32(x) for x in (q, k, v))
     s = scores(q, k, scale)  # [..., Tq, Tk]
-    weights = masked_softmax(s, matrix_of(mask, s, q_pos), empty_rows=empty_rows)
+    if score_mod is not None:
+        s = score_mod(s)
+    weights = masked_softmax(s, matrix_of(mask, s, q_pos, k_pos), empty_rows=empty_rows)
     with np.errstate(invalid="ignore"):
-        output = weights @ v  # [..., Tq, Tk] @ [..., Tk, d_v]
+        output = weights @ _for_each_head("v", v, weights)  # [..., Tq, Tk] @ [..., Tk, d_v]
     return _as_dtype(output, dtype), _as_dtype(weights, dtype)
 
 
-# --- checks ------------------------------------------------------------------------------------
+def matrix_of(
+    mask: Mask | Array | None,
+    scores: Array,
+    q_pos: Positions | None = None,
+    k_pos: Positions | None = None,
+) -> Array | None:
+    """The boolean array behind `mask` for scores [..., Tq, Tk]; see `attention` for positions."""
+    n_queries, n_keys = scores.shape[-2:]
+    if mask is None or hasattr(mask, "dtype"):
+        if q_pos is not None or k_pos is not None:
+            raise ValueError("q_pos, k_pos: only a Mask has use for positions; mask is not one")
+        return mask
+    if check_mask("mask", mask).least_keys > n_keys:
+        raise ValueError(
+            f"mask: {mask} has a prefix of {mask.least_keys}, longer than the {n_keys} keys; "
+            "the rows of a prefix see all of it, so it must be there in one go"
+        )
+    if q_pos is None:
+        if n_queries > n_keys or k_pos is not None:
+            raise ValueError(
+                "q_pos: needed beside k_pos, and where there are more queries than keys "
+                f"({n_queries} > {n_keys}); got None"
+            )
+        q_pos = range(n_keys - n_queries, n_keys)
+    k_pos = range(n_keys) if k_pos is None else k_pos
+    matrix = mask.tensor(q_pos, k_pos, device=scores.device if is_torch(scores) else "cpu")
+    for name, positions, axis in (("q_pos", q_pos, -2), ("k_pos", k_pos, -1)):
+        bare = not hasattr(positions, "__len__")  # a count for `matrix`, a position for a reader
+        if bare or matrix.shape[axis] != scores.shape[axis]:
+            came = f"the number {positions}" if bare else matrix.shape[axis]
+            raise ValueError(f"{name}: expected {scores.shape[axis]} positions; got {came}")
+    return matrix if is_torch(scores) else matrix.numpy()
 
 
-def _library(array: Array) -> ModuleType:
-    """The module (NumPy or torch) whose functions work on `array`; both take axis, keepdims."""
-    return torch if is_torch(array) else np
+def visible_cells(scores: Array, mask: Array | None) -> Array:
+    """`mask` checked and stretched to the shape of the scores [..., Tq, Tk]."""
+    xp = torch if is_torch(scores) else np
+    if mask is None:
+        return xp.ones_like(scores, dtype=xp.bool)
+    if getattr(mask, "dtype", None) not in (np.dtype(bool), torch.bool):
+        raise TypeError(
+            "mask: expected a boolean array, True = may attend (course_lib.masks.from_additive "
+            "converts a 0 / -inf bias; any other bias is a score_mod); got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)}"
+        )
+    if is_torch(mask) != is_torch(scores):
+        raise TypeError("mask: expected the library of the scores (NumPy or torch), not the other")
+    try:
+        return xp.broadcast_to(mask, scores.shape)
+    except (ValueError, RuntimeError):
+        raise ValueError(
+            f"mask: expected a shape that broadcasts to the scores {list(scores.shape)} "
+            f"(queries x keys last); got {list(mask.shape)}"
+        ) from None
 
 
-def _as_float32(array: Array) -> Array:
+# --- inside ------------------------------------------------------------------------------------
+
+
+def _at_least_float32(array: Array) -> Array:
+    if array.dtype not in _HALF:
+        return array
     return _as_dtype(array, torch.float32 if is_torch(array) else np.float32)
 
 
@@ -170,56 +227,27 @@ def _as_dtype(array: Array, dtype: Any) -> Array:
     return array.to(dtype) if is_torch(array) else array.astype(dtype, copy=False)
 
 
-def matrix_of(
-    mask: Mask | Array | None, scores: Array, q_pos: Sequence[int] | Array | None = None
-) -> Array | None:
-    """The boolean array behind `mask` for scores [..., Tq, Tk]; see `attention` for `q_pos`."""
-    n_queries, n_keys = scores.shape[-2:]
-    if not isinstance(mask, Mask):
-        if q_pos is not None:
-            raise ValueError("q_pos: only a Mask has use for positions; mask is not one")
-        return mask
-    if mask.least_keys > n_keys:
-        raise ValueError(
-            f"mask: {mask} has a prefix of {mask.least_keys}, longer than the {n_keys} keys; "
-            "the rows of a prefix see all of it, so it must be there in one go"
-        )
-    if q_pos is None:
-        if n_queries > n_keys:
-            raise ValueError(
-                "q_pos: needed when there are more queries than keys "
-                f"({n_queries} > {n_keys}); got None"
-            )
-        q_pos = np.arange(n_keys - n_queries, n_keys)
-    if not hasattr(q_pos, "__len__"):
-        raise TypeError(f"q_pos: expected {n_queries} positions; got {type(q_pos).__name__}")
-    if len(q_pos) != n_queries:
-        raise ValueError(f"q_pos: expected {n_queries} positions; got {len(q_pos)}")
-    if is_torch(scores):
-        return mask.tensor(torch.as_tensor(q_pos, device=scores.device), n_keys)
-    matrix = mask.matrix(q_pos, n_keys)
-    return matrix.cpu().numpy() if is_torch(matrix) else matrix
+def _for_each_head(name: str, array: Array, other: Array) -> Array:
+    """`array` [..., G, T, d] with each grouped head repeated, if `other` [..., H, T, d] has more.
 
-
-def visible_cells(s: Array, mask: Array | None) -> Array:
-    """`mask` checked and stretched to the shape of the scores `s`."""
-    xp = _library(s)
-    if mask is None:
-        return xp.ones_like(s, dtype=bool if xp is np else torch.bool)
-    if getattr(mask, "dtype", None) not in (np.dtype(bool), torch.bool):
-        raise TypeError(
-            "mask: expected a boolean array, True = may attend (course_lib.masks.from_additive "
-            f"converts a 0 / -inf bias); got {getattr(mask, 'dtype', type(mask).__name__)}"
-        )
-    if is_torch(mask) != is_torch(s):
-        raise TypeError("mask: expected the library of the scores (NumPy or torch), not the other")
+    Raises:
+        ValueError: if the leading axes do not fit, with groups or without.
+    """
+    shape, wanted = tuple(array.shape[:-2]), tuple(other.shape[:-2])
+    shared = 1
+    if shape and wanted and shape[-1] > 1 and wanted[-1] % shape[-1] == 0:
+        shared = wanted[-1] // shape[-1]  # H / G
+        shape = (*shape[:-1], wanted[-1])
     try:
-        return xp.broadcast_to(mask, s.shape)
-    except (ValueError, RuntimeError):
+        np.broadcast_shapes(shape, wanted)
+    except ValueError:
         raise ValueError(
-            f"mask: expected a shape that broadcasts to the scores {list(s.shape)} "
-            f"(queries x keys last); got {list(mask.shape)}"
+            f"{name}: expected leading axes that broadcast with {list(wanted)}, or heads of which "
+            f"each serves as many queries; got {list(array.shape[:-2])}"
         ) from None
+    if shared == 1:
+        return array
+    return array.repeat_interleave(shared, -3) if is_torch(array) else array.repeat(shared, -3)
 
 
 def _empty_row_message(empty: Array) -> str:
@@ -246,15 +274,3 @@ def _check_pair(name_a: str, a: Any, name_b: str, b: Any) -> None:
     for name, array in ((name_a, a), (name_b, b)):
         if array.ndim < 2:
             raise ValueError(f"{name}: expected shape [..., T, d]; got {list(array.shape)}")
-
-
-def _check_leading(name: str, first: Array, array: Array, *others: Array) -> None:
-    """The leading axes of `array` must broadcast with those of all the others."""
-    given = [tuple(a.shape[:-2]) for a in (first, *others)]
-    try:
-        np.broadcast_shapes(tuple(array.shape[:-2]), *given)
-    except ValueError:
-        raise ValueError(
-            f"{name}: expected leading axes that broadcast with "
-            f"{' and '.join(str(list(shape)) for shape in given)}; got {list(array.shape[:-2])}"
-        ) from None

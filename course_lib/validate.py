@@ -3,6 +3,7 @@
 Each error names the argument, what was expected and what came.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,16 @@ def check_count(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name}: expected at least {least}; got {value}")
     return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
 def check_floating(name: str, array: Any) -> None:

@@ -12,7 +12,7 @@ array([[1, 0, 0],
 
 One convention, everywhere: boolean, True = may attend (as in `F.scaled_dot_product_attention`);
 rows are queries, columns are keys; positions are absolute, so a query that comes after 900 cached
-keys is at position 900.
+keys is at position 900. Each sequence of a ragged batch may have positions of its own, [B, T].
 
 `rule` holds `Mask` itself, `builtin` the rules with names, `conventions` the way to and from
 every other convention in the wild.
@@ -39,12 +39,13 @@ from course_lib.masks.conventions import (
     to_multihead_attention,
     to_sdpa,
 )
-from course_lib.masks.rule import Mask, Tile
+from course_lib.masks.rule import Mask, Tile, check_mask
 
 __all__ = [
     "Mask",
     "Tile",
     "causal",
+    "check_mask",
     "from_additive",
     "from_key_padding",
     "from_multihead_attention",

@@ -1,18 +1,19 @@
 """The rules with names (chapter 2: causal; chapter 4: padding, documents; chapter 6: the rest)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from course_lib.masks.rule import Mask, lookup
-from course_lib.validate import Array, as_array, check_count, is_integer
+from course_lib.masks.rule import Mask, lookup, private_copy
+from course_lib.validate import Array, check_count
 
 
 def full() -> Mask:
     """Every query may attend to every key: standard, bidirectional attention."""
-    return Mask(lambda q, k: (q >= 0) & (k >= 0), "full()", "every key")
+    mask = Mask(lambda q, k: (q >= 0) & (k >= 0), "full()", "every key")
+    mask.is_full = True
+    return _made_by(mask, full)
 
 
 def causal() -> Mask:
@@ -22,7 +23,7 @@ def causal() -> Mask:
     """
     mask = Mask(lambda q, k: k <= q, "causal()", "its own position and earlier ones")
     mask.never_ahead = mask.is_causal = True
-    return mask
+    return _made_by(mask, causal)
 
 
 def prefix_lm(prefix: int | Sequence[int] | Array) -> Mask:
@@ -43,20 +44,18 @@ def prefix_lm(prefix: int | Sequence[int] | Array) -> Mask:
     if isinstance(prefix, (int, np.integer)):
         length = check_count("prefix", prefix, 0)
         mask = Mask(lambda q, k: (k < length) | (k <= q), f"prefix_lm({length})", words)
-        mask.least_keys = length
-        return mask
-    data, device = _data("prefix", prefix, dims=(1,))
+        mask.least_keys, mask.never_ahead, mask.is_causal = length, length == 0, length == 0
+        return _made_by(mask, prefix_lm, length)
+    data = _data("prefix", prefix, "[B]")
     if len(data) and int(data.min()) < 0:
         raise ValueError(f"prefix: expected at least 0; got {int(data.min())}")
-    return Mask.per_sequence(
-        lambda b, q, k: (k < lookup(data, k)[b]) | (k <= q),
-        "prefix_lm(prefix)",
-        words,
-        batch=len(data),
-        length=None,
-        device=device,
-        least_keys=int(data.max()) if len(data) else 0,
-    )
+
+    def rule(b: Any, q: Any, k: Any) -> Any:
+        return (k < lookup(data, k)[b]) | (k <= q)
+
+    mask = Mask.per_sequence(rule, "prefix_lm(prefix)", words, data, batched=True)
+    mask.least_keys = int(data.max()) if len(data) else 0
+    return _made_by(mask, prefix_lm, data)
 
 
 def sliding_window(width: int) -> Mask:
@@ -76,7 +75,7 @@ def sliding_window(width: int) -> Mask:
         f"its own position and {before}",
     )
     mask.never_ahead = True
-    return mask
+    return _made_by(mask, sliding_window, width)
 
 
 def sinks(n: int) -> Mask:
@@ -91,7 +90,8 @@ def sinks(n: int) -> Mask:
     """
     n = check_count("n", n, 0)
     words = {0: "no position", 1: "the first position"}.get(n, f"the first {n} positions")
-    return Mask(lambda q, k: (k < n) & (q >= 0), f"sinks({n})", words)
+    mask = Mask(lambda q, k: (k < n) & (q >= 0), f"sinks({n})", words)
+    return _made_by(mask, sinks, n)
 
 
 def same_document(ids: Sequence[Any] | Array) -> Mask:
@@ -100,18 +100,19 @@ def same_document(ids: Sequence[Any] | Array) -> Mask:
     Args:
         ids: integer document number of each position, shape [T] or [B, T].
     """
-    data, device = _data("ids", ids, dims=(1, 2))
-    return _per_position(
-        data,
-        device,
-        lambda at, q, k: at(q) == at(k),
-        "same_document(ids)",
-        "keys of its own document",
-    )
+    data = _data("ids", ids, "[T]", "[B, T]")
+
+    def rule(b: Any, q: Any, k: Any) -> Any:
+        return _at(data, b, q) == _at(data, b, k)
+
+    words = "keys of its own document"
+    mask = Mask.per_sequence(rule, "same_document(ids)", words, data, batched=data.ndim == 2)
+    mask.q_length = mask.k_length = data.shape[-1]
+    return _made_by(mask, same_document, data)
 
 
 def not_padding(valid: Sequence[Any] | Array) -> Mask:
-    """The key is a real token, not padding. The rule looks at keys only.
+    """The key is a real token, not padding. The rule looks at keys only, queries may be any.
 
     A padded query under `causal() & not_padding(valid)` may have nothing to attend to: its row
     is then all False.
@@ -119,10 +120,15 @@ def not_padding(valid: Sequence[Any] | Array) -> Mask:
     Args:
         valid: bool, True = real token, shape [T] or [B, T].
     """
-    data, device = _data("valid", valid, dims=(1, 2), boolean=True)
-    return _per_position(
-        data, device, lambda at, q, k: at(k) & (q >= 0), "not_padding(valid)", "real tokens"
-    )
+    data = _data("valid", valid, "[T]", "[B, T]", boolean="True = real token")
+
+    def rule(b: Any, q: Any, k: Any) -> Any:
+        return _at(data, b, k) & (q >= 0)
+
+    words = "real tokens"
+    mask = Mask.per_sequence(rule, "not_padding(valid)", words, data, batched=data.ndim == 2)
+    mask.k_length = data.shape[-1]
+    return _made_by(mask, not_padding, data)
 
 
 def tree(parents: Sequence[int] | Array) -> Mask:
@@ -139,24 +145,24 @@ def tree(parents: Sequence[int] | Array) -> Mask:
     Raises:
         ValueError: if a parent is not -1 or an earlier position.
     """
-    data, device = _data("parents", parents, dims=(1,))
-    parent = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else data
-    ancestor = np.eye(len(parent), dtype=bool)
-    for child, above in enumerate(parent):
+    data = _data("parents", parents, "[T]")
+    ancestor = np.eye(len(data), dtype=bool)
+    for child, above in enumerate(data.tolist()):
         if not -1 <= above < child:
             raise ValueError(
                 f"parents: position {child} needs -1 or an earlier position; got {above}"
             )
         if above >= 0:
             ancestor[child] |= ancestor[above]
-    return Mask.per_sequence(
-        lambda _b, q, k: lookup(ancestor, q)[q, k],
-        "tree(parents)",
-        "itself and its ancestors",
-        batch=None,
-        length=len(parent),
-        device=device,
-    )
+
+    def rule(_b: Any, q: Any, k: Any) -> Any:
+        return lookup(ancestor, q)[q, k]
+
+    words = "itself and its ancestors"
+    mask = Mask.per_sequence(rule, "tree(parents)", words, data, batched=False)
+    mask.q_length = mask.k_length = len(data)
+    mask.never_ahead = True
+    return _made_by(mask, tree, data)
 
 
 def open_rows(rows: Sequence[int] | Array) -> Mask:
@@ -165,65 +171,37 @@ def open_rows(rows: Sequence[int] | Array) -> Mask:
     Args:
         rows: integer positions of the queries to open, shape [R].
     """
-    data, device = _data("rows", rows, dims=(1,))
+    data = _data("rows", rows, "[R]")
     if len(data) and int(data.min()) < 0:
         raise ValueError(f"rows: expected positions of at least 0; got {int(data.min())}")
 
     def rule(_b: Any, q: Any, k: Any) -> Any:
         hit = q < 0
-        for row in data:
-            hit = hit | (q == int(row))
+        for row in data.tolist():
+            hit = hit | (q == row)
         return hit & (k >= 0)
 
-    shown = ", ".join(str(int(row)) for row in data)
-    return Mask.per_sequence(
-        rule,
-        f"open_rows([{shown}])",
-        f"every key if it stands at {shown or 'no position'}",
-        batch=None,
-        length=None,
-        device=device,
-    )
+    listed = ", ".join(map(str, data.tolist()))
+    words = f"every key if it stands at {listed or 'no position'}"
+    mask = Mask.per_sequence(rule, f"open_rows([{listed}])", words, data, batched=False)
+    return _made_by(mask, open_rows, data)
 
 
-def _per_position(
-    data: Array, device: torch.device | None, rule: Any, expression: str, words: str
-) -> Mask:
-    """A rule that looks up `data` ([T] or [B, T]) at positions with `at(positions)`."""
-    batched = data.ndim == 2
-
-    def with_batch(b: Any, q: Any, k: Any) -> Any:
-        def at(positions: Any) -> Any:
-            values = lookup(data, positions)
-            return values[b, positions] if batched else values[positions]
-
-        return rule(at, q, k)
-
-    return Mask.per_sequence(
-        with_batch,
-        expression,
-        words,
-        batch=data.shape[0] if batched else None,
-        length=data.shape[-1],
-        device=device,
-    )
+def _made_by(mask: Mask, make: Callable[..., Mask], *args: Any) -> Mask:
+    """Remember what makes this mask again, which is what a pickle of it holds."""
+    mask._made_by = (make, args)
+    return mask
 
 
-def _data(
-    name: str, values: Sequence[Any] | Array, *, dims: tuple[int, ...], boolean: bool = False
-) -> tuple[Array, torch.device | None]:
-    """A private copy of per-sequence data, checked, and its device if it is a tensor."""
-    if isinstance(values, torch.Tensor):
-        array: Array = values.detach().clone()
-    else:
-        array = as_array(name, values)
-        if array.size == 0 and not isinstance(values, np.ndarray):
-            array = array.astype(bool if boolean else np.int64)
-    wanted = "boolean (True = real token)" if boolean else "integer"
-    right = array.dtype in (np.dtype(bool), torch.bool) if boolean else is_integer(array)
-    if not right:
-        raise TypeError(f"{name}: expected {wanted} values; got dtype {array.dtype}")
-    if array.ndim not in dims:
-        shapes = " or ".join("[T]" if d == 1 else "[B, T]" for d in dims)
-        raise ValueError(f"{name}: expected shape {shapes}; got {list(array.shape)}")
-    return array, array.device if isinstance(array, torch.Tensor) else None
+def _at(data: Array, b: Any, positions: Any) -> Any:
+    """The entry of `data` ([T] or [B, T]) at positions of sequence b."""
+    values = lookup(data, positions)
+    return values[positions] if values.ndim == 1 else values[b, positions]
+
+
+def _data(name: str, values: Sequence[Any] | Array, *shapes: str, boolean: str = "") -> Array:
+    """A private copy of a rule's data, of one of the shapes ("[T]", "[B, T]")."""
+    array = private_copy(name, values, boolean=boolean)
+    if array.ndim not in [shape.count(",") + 1 for shape in shapes]:
+        raise ValueError(f"{name}: expected shape {' or '.join(shapes)}; got {list(array.shape)}")
+    return array

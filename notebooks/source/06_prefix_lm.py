@@ -489,7 +489,7 @@ for rule in (causal(), prefix_lm(6), streaming, causal() & same_document(np.aran
 # %% [markdown]
 # And does it compute the same outputs?
 # We call it without compiling, so it runs slowly and builds the whole matrix, which at this size does no harm.
-# With six keys in the cache the queries start at position 6, and `mask_mod_from(6)` says so.
+# With six keys in the cache the queries stand at positions 6 to 15, and `mask_mod_at` says so.
 
 # %%
 rng = np.random.default_rng(0)
@@ -498,7 +498,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns that it is not compiled
     block_mask = create_block_mask(streaming.mask_mod, 1, 1, 16, 16, device="cpu", BLOCK_SIZE=4)
     whole = flex_attention(q, k, v, block_mask=block_mask)
-    later = create_block_mask(streaming.mask_mod_from(6), 1, 1, 10, 16, device="cpu", BLOCK_SIZE=4)
+    later = create_block_mask(
+        streaming.mask_mod_at(range(6, 16)), 1, 1, 10, 16, device="cpu", BLOCK_SIZE=4
+    )
     cached = flex_attention(q[:, :, 6:], k, v, block_mask=later)
 print("equal to course_lib:", torch.allclose(whole, attention(q, k, v, streaming)[0]))
 print("with a cache:       ", torch.allclose(cached, whole[:, :, 6:]))

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
 
 from course_lib.attention import attention, masked_softmax, scores
 from course_lib.example import TOKENS, K, Q, V
-from course_lib.masks import causal, not_padding, prefix_lm, sliding_window
+from course_lib.masks import causal, not_padding, prefix_lm, sinks, sliding_window
 from course_lib.trace import trace
 
 pytestmark = pytest.mark.fast
@@ -101,6 +102,57 @@ def test_positions_of_queries_can_be_given():
     whole, _ = attention(q, k, v, causal())
     some, _ = attention(q[[3, 0]], k, v, causal(), q_pos=[3, 0])
     torch.testing.assert_close(some, whole[[3, 0]])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.data())
+def test_a_ragged_batch_is_each_sequence_alone(seed, batch, groups, longest, data):
+    """Sequences of different lengths side by side, keys in any order, padded with -1."""
+    rng = np.random.default_rng(seed)
+    heads, new = 2 * groups, data.draw(st.integers(1, longest))
+    lengths = data.draw(st.lists(st.integers(new, longest), min_size=batch, max_size=batch))
+    q = torch.from_numpy(rng.normal(size=(batch, heads, new, 4)))
+    k, v = (torch.from_numpy(rng.normal(size=(batch, groups, longest, 4))) for _ in range(2))
+    k_pos = np.full((batch, longest), -1)
+    for b, n in enumerate(lengths):
+        k_pos[b, rng.permutation(longest)[:n]] = np.arange(n)
+    q_pos = np.stack([np.arange(n - new, n) for n in lengths])
+    rule = causal() & (sliding_window(3) | sinks(1))
+    together, weights = attention(q, k, v, rule, q_pos=q_pos, k_pos=k_pos)
+    assert (weights[torch.from_numpy(k_pos < 0)[:, None, None].expand_as(weights)] == 0).all()
+    for b, n in enumerate(lengths):
+        place = torch.from_numpy(np.argsort(k_pos[b])[longest - n :])  # where position 0, 1, ... is
+        alone, _ = attention(q[b], k[b][:, place], v[b][:, place], rule)
+        torch.testing.assert_close(together[b], alone)
+
+
+@settings(deadline=None)
+@given(shapes, st.integers(1, 3), st.integers(1, 3))
+def test_grouped_heads_equal_sdpa(shape, groups, shared):
+    seed, lead, n_q, extra, d_k, d_v = shape
+    lead = lead[:1] or [1]
+    q, _, _ = random_qkv(seed, (*lead, groups * shared, n_q, d_k), n_q, d_v)
+    _, k, v = random_qkv(seed, (*lead, groups, n_q, d_k), n_q + extra, d_v)
+    theirs = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(attention(q, k, v)[0], theirs)
+    numpys, weights = attention(q.numpy(), k.numpy(), v.numpy())
+    np.testing.assert_allclose(numpys, theirs.numpy(), atol=1e-12)
+    assert weights.shape == (*lead, groups * shared, n_q, n_q + extra)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_score_mod_caps_or_adds_before_the_mask():
+    q, k, v = random_qkv(5, (2, 4, 6, 3), 6, 3)
+    slopes = 2.0 ** -torch.arange(1, 5, dtype=torch.float64)[:, None, None]  # ALiBi, 4 heads
+    distance = torch.arange(6)[None, :] - torch.arange(6)[:, None]
+    bias = slopes * distance
+    ours, _ = attention(q, k, v, causal(), score_mod=lambda s: s + bias)
+    theirs = F.scaled_dot_product_attention(q, k, v, bias + causal().bias(6, dtype=torch.float64))
+    torch.testing.assert_close(ours, theirs)
+    flex = flex_attention(q, k, v, score_mod=lambda s, *_: 2 * torch.tanh(s / 2))
+    torch.testing.assert_close(
+        attention(q, k, v, score_mod=lambda s: 2 * torch.tanh(s / 2))[0], flex
+    )
 
 
 # --- fully masked rows, NaN and inf --------------------------------------------------------------
@@ -287,16 +339,24 @@ T = torch.tensor
         (lambda: attention(Q, K, V[:4]), ValueError, "v: expected one value a key; got 4 .* 5"),
         (lambda: attention(Q[None].repeat(2, 0), K[None].repeat(3, 0), V), ValueError, "k: .*lead"),
         (lambda: attention(Q[None].repeat(2, 0), K, V[None].repeat(3, 0)), ValueError, "v: .*lead"),
-        (lambda: attention(Q, K, V, causal(), q_pos=5), TypeError, "q_pos: expected 5 .* int"),
+        (lambda: attention(Q, K, V, causal(), q_pos=5), ValueError, "q_pos: .* 5 pos.* number 5"),
         (lambda: attention(Q, K, V, np.ones((5, 5))), TypeError, "mask: expected a boolean"),
         (lambda: attention(Q, K, V, np.ones((4, 4), bool)), ValueError, r"mask: .*\[5, 5\].*\[4"),
         (lambda: attention(Q, K, V, torch.ones(5, 5).bool()), TypeError, "mask: .*library"),
-        (lambda: attention(Q, K[:3], V[:3], causal()), ValueError, "q_pos: needed when"),
+        (lambda: attention(Q, K[:3], V[:3], causal()), ValueError, "q_pos: needed"),
         (lambda: attention(Q, K, V, causal(), q_pos=[1]), ValueError, "q_pos: expected 5"),
+        (lambda: attention(Q, K, V, causal(), k_pos=[1] * 5), ValueError, "q_pos: needed beside k"),
+        (
+            lambda: attention(Q, K, V, causal(), q_pos=range(5), k_pos=[1]),
+            ValueError,
+            "k_pos: expected 5 positions; got 1",
+        ),
+        (lambda: attention(Q, K, V, causal), TypeError, r"mask: .*the function causal.*causal\("),
+        (lambda: attention(Q, K, V, causal() & (Q > 0)), TypeError, "Mask.from_matrix"),
         (lambda: attention(Q, K, V, prefix_lm(6)), ValueError, "a prefix of 6, longer than .* 5"),
         (lambda: attention(Q, K, V, prefix_lm(6) & ~causal()), ValueError, "a prefix of 6"),
         (lambda: attention(Q, K, V, prefix_lm([2, 6])), ValueError, "a prefix of 6"),
-        (lambda: attention(Q, K, V, None, q_pos=[1]), ValueError, "q_pos: only a Mask"),
+        (lambda: attention(Q, K, V, None, q_pos=[1]), ValueError, "q_pos, k_pos: only a Mask"),
         (lambda: masked_softmax(Q, empty_rows="nan"), ValueError, "empty_rows: .*'nan'"),
         (lambda: trace(Q[None], K, V), ValueError, r"q: expected shape \[T, d\]"),
         (lambda: trace(Q, K, V, tokens=["a"]), ValueError, "tokens: expected 5 labels; got 1"),

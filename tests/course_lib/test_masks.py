@@ -1,5 +1,9 @@
 """Every form of a mask says the same, and agrees with torch's own."""
 
+import copy
+import io
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +74,12 @@ def rules(draw, batch=None):
     return ~mask if draw(st.booleans()) else mask
 
 
+def ragged_positions(batch, n):
+    """Positions for each sequence, [B, n], -1 where it has no token."""
+    row = st.lists(st.integers(-1, LENGTH - 1), min_size=n, max_size=n)
+    return st.lists(row, min_size=batch, max_size=batch)
+
+
 # --- the rules, against other people's implementations -------------------------------------------
 
 
@@ -130,16 +140,44 @@ def test_flex_attention_builds_the_same_blocks(mask, n_q, n_k):
     assert torch.equal(full_blocks[whole], (tiles == Tile.FULL)[whole])
 
 
-def test_mask_mod_from_shifts_the_queries_behind_a_cache():
-    mod = causal().mask_mod_from(3)
+@settings(max_examples=40, deadline=None)
+@given(rules(batch=2), st.integers(1, 6), st.integers(1, LENGTH), st.data())
+def test_flex_attention_sees_a_ragged_batch_as_we_do(mask, n_q, n_k, data):
+    q_pos, k_pos = (
+        torch.tensor(data.draw(ragged_positions(2, n)), dtype=torch.int64) for n in (n_q, n_k)
+    )
+    block = create_block_mask(
+        mask.mask_mod_at(q_pos, k_pos), 2, 1, n_q, n_k, device="cpu", BLOCK_SIZE=1
+    )
+    visited = block.to_dense().bool()
+    full_blocks = torch.zeros_like(visited)
+    for b, i in np.ndindex(2, n_q):
+        count = block.full_kv_num_blocks[b, 0, i]
+        full_blocks[b, 0, i, block.full_kv_indices[b, 0, i, :count].long()] = True
+    assert torch.equal(full_blocks, mask.tensor(q_pos, k_pos))
+
+
+def test_mask_mod_at_moves_the_queries_behind_a_cache():
+    mod = causal().mask_mod_at(range(3, 5))
     q, k = torch.arange(2)[:, None], torch.arange(5)[None, :]
     assert torch.equal(mod(0, 0, q, k), causal().tensor(torch.tensor([3, 4]), 5))
 
 
 @given(rules(), st.integers(1, LENGTH))
-def test_a_rule_that_is_known_never_to_look_ahead_never_does(mask, n):
-    if mask.never_ahead:
-        assert not np.triu(mask.matrix(n), k=1).any()
+def test_what_is_known_of_a_rule_is_true(mask, n):
+    matrix = mask.matrix(n)
+    assert not (mask.never_ahead and np.triu(matrix, k=1).any())
+    assert not mask.is_causal or np.array_equal(matrix, causal().matrix(n))
+    assert not mask.is_full or matrix.all()
+
+
+def test_which_rules_are_known_to_be_causal_or_full():
+    assert full().is_full and (full() & full()).is_full
+    assert not (full() & causal()).is_full and not (~full()).is_full
+    for mask in (causal(), prefix_lm(0), causal() & full(), full() & causal(), causal() | causal()):
+        assert mask.is_causal and not mask.is_full and mask.never_ahead
+    for mask in (prefix_lm(1), causal() & sinks(1), ~causal(), causal() | full(), full()):
+        assert not mask.is_causal
 
 
 def test_which_rules_are_known_never_to_look_ahead():
@@ -184,6 +222,57 @@ def test_composition_is_boolean_algebra(a, b, n):
     assert np.array_equal(dense(~a), ~dense(a))
 
 
+@given(rules(batch=3), sizes, sizes, st.integers(1, 4), st.booleans(), st.data())
+def test_a_ragged_batch_is_each_sequence_by_itself(mask, n_q, n_k, block, shared_keys, data):
+    q_pos = np.array(data.draw(ragged_positions(3, n_q)), int).reshape(3, n_q)
+    k_pos = np.array(data.draw(ragged_positions(3, n_k)), int).reshape(3, n_k)
+    k_pos = np.arange(n_k) if shared_keys else k_pos
+    matrix = mask.matrix(q_pos, k_pos)
+    assert matrix.shape == (3, 1, n_q, n_k)
+    whole = np.broadcast_to(mask.matrix(LENGTH), (3, 1, LENGTH, LENGTH))
+    for b, i, j in np.ndindex(3, n_q, n_k):
+        q, k = q_pos[b, i], k_pos[j] if shared_keys else k_pos[b, j]
+        assert matrix[b, 0, i, j] == (q >= 0 and k >= 0 and whole[b, 0, q, k])
+    assert np.array_equal(mask.tensor(torch.tensor(q_pos), k_pos).numpy(), matrix)
+    assert np.array_equal(mask.bias(q_pos, k_pos) == 0, matrix)
+    dense = Mask.from_matrix(matrix)
+    assert np.array_equal(
+        mask.tiles(q_pos, k_pos, block_q=block, block_k=block),
+        dense.tiles(n_q, n_k, block_q=block, block_k=block),
+    )
+
+
+@given(rules(batch=2))
+def test_a_pickled_mask_is_the_same_mask(mask):
+    for twin in (pickle.loads(pickle.dumps(mask)), copy.deepcopy(mask)):
+        assert np.array_equal(twin.matrix(LENGTH), mask.matrix(LENGTH))
+        assert repr(twin) == repr(mask) and twin.describe() == mask.describe()
+        for known in ("batch", "length", "least_keys", "never_ahead", "is_causal", "is_full"):
+            assert getattr(twin, known) == getattr(mask, known)
+
+
+def test_a_saved_model_keeps_its_mask():
+    model = torch.nn.Module()
+    model.mask = causal() & not_padding(torch.tensor([[True, False], [True, True]]))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    assert torch.equal(twin.mask.tensor(2), model.mask.tensor(2))
+
+
+@given(rules(batch=2), st.integers(0, LENGTH), st.integers(0, LENGTH))
+def test_a_mask_from_its_matrix_says_the_same_and_composes(mask, n_q, n_k):
+    matrix = mask.matrix(n_q, n_k)
+    for twin in (Mask.from_matrix(matrix), pickle.loads(pickle.dumps(Mask.from_matrix(matrix)))):
+        assert np.array_equal(twin.matrix(n_q, n_k), matrix)
+        both = (twin & causal()).matrix(n_q, n_k)
+        assert np.array_equal(both, matrix & causal().matrix(n_q, n_k))
+        assert twin.never_ahead == (not np.triu(matrix, k=1).any())
+        with pytest.raises(ValueError, match=r"q_pos: position .* is beyond the data"):
+            twin.matrix(n_q + 1, n_k)
+
+
 @given(rules(), st.lists(st.integers(0, LENGTH - 1)), st.lists(st.integers(0, LENGTH - 1)))
 def test_a_cell_depends_on_its_two_positions_and_nothing_else(mask, q_pos, k_pos):
     everything = mask.matrix(LENGTH)
@@ -224,6 +313,13 @@ def test_sinks_documents_padding_and_open_rows():
     assert rows(causal() & same_document([0, 0, 1, 1]), 4) == ["#...", "##..", "..#.", "..##"]
     assert rows(causal() & not_padding([False, True, True]), 3) == ["...", ".#.", ".##"]
     assert rows(causal() | open_rows([1]), 3) == ["#..", "###", "###"]
+
+
+def test_padding_looks_at_keys_alone_so_that_any_number_of_queries_may_ask():
+    padded = not_padding([[True, True], [True, False]])
+    assert padded.matrix(3, 2)[:, 0].tolist() == [[[True, True]] * 3, [[True, False]] * 3]
+    with pytest.raises(ValueError, match="k_pos: position 2 is beyond"):
+        padded.matrix(2, 3)
 
 
 def test_a_tree_shows_each_draft_token_its_ancestors_and_a_chain_is_causal():
@@ -319,11 +415,25 @@ def test_every_customary_fill_counts_as_blocked(fill):
     [
         (lambda: causal().matrix(-1), ValueError, "q_pos: expected at least 0; got -1"),
         (lambda: causal().matrix([1, -2]), ValueError, "q_pos: positions are absolute.*-2"),
-        (lambda: causal().matrix(2.0), TypeError, "q_pos: expected a count or a 1-D array"),
+        (lambda: causal().matrix(2.0), TypeError, "q_pos: expected a count or an array"),
         (lambda: causal().matrix("ab"), TypeError, "q_pos: .*got str"),
         (lambda: causal().matrix(True), TypeError, "q_pos: .*got bool"),
         (lambda: causal().matrix(2, np.ones(2)), TypeError, "k_pos: expected integer.*float64"),
-        (lambda: causal().matrix(2, np.ones((2, 2), int)), ValueError, r"k_pos: .*\(2, 2\)"),
+        (lambda: causal().matrix(2, [[[0]]]), ValueError, r"k_pos: .*\[B, T\]; got \[1, 1, 1\]"),
+        (lambda: causal().matrix([[0], [-2]]), ValueError, "or -1 where a sequence.*got -2"),
+        (lambda: causal().matrix([[0]] * 2, [[0]] * 3), ValueError, "sequences; got 2 .* q_pos, 3"),
+        (
+            lambda: prefix_lm([1, 2]).matrix([[0]] * 3),
+            ValueError,
+            r"sequences; got 2 in the data of prefix_lm\(prefix\), 3 in the q_pos",
+        ),
+        (lambda: Mask.from_matrix([[1, 0]]), TypeError, "matrix: expected boolean .*int"),
+        (lambda: Mask.from_matrix([True]), ValueError, r"matrix: expected shape .*got \[1\]"),
+        (
+            lambda: Mask.from_matrix(np.ones((2, 3, 4, 4), bool)),
+            ValueError,
+            r"matrix: .*\[B, 1, Tq, Tk\]; got \[2, 3, 4, 4\]",
+        ),
         (lambda: sliding_window(0), ValueError, "width: expected at least 1; got 0"),
         (lambda: sliding_window(-3), ValueError, "width: expected at least 1; got -3"),
         (lambda: sliding_window(2.5), TypeError, "width: expected an integer; got float"),
@@ -352,7 +462,12 @@ def test_every_customary_fill_counts_as_blocked(fill):
         ),
         (lambda: Mask(3, "three"), TypeError, "may_attend: expected a function"),
         (lambda: Mask(lambda q, k: q - k, "diff").matrix(2), TypeError, "boolean array.*int64"),
-        (lambda: causal() & np.ones((2, 2), bool), TypeError, "unsupported operand"),
+        (lambda: causal() & np.ones((2, 2), bool), TypeError, "other: .*Mask.from_matrix"),
+        (lambda: np.ones((2, 2), bool) | causal(), TypeError, "other: .*Mask.from_matrix"),
+        (lambda: torch.ones(2, 2).bool() & causal(), TypeError, "other: .*Mask.from_matrix"),
+        (lambda: causal() & 3, TypeError, "other: expected a Mask; got int"),
+        (lambda: causal | causal(), TypeError, r"the function causal.*causal\("),
+        (lambda: torch.where(causal(), 1, 0), TypeError, r"where: expected tensors.*mask.tensor"),
         (
             lambda: prefix_lm([1, 2]) & prefix_lm([1, 2, 3]),
             ValueError,
