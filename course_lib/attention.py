@@ -166,7 +166,7 @@ def matrix_of(
 ) -> Array | None:
     """The boolean array behind `mask` for scores [..., Tq, Tk]; see `attention` for positions."""
     n_queries, n_keys = scores.shape[-2:]
-    if mask is None or hasattr(mask, "dtype"):
+    if mask is None or isinstance(mask, (np.ndarray, torch.Tensor)):
         if q_pos is not None or k_pos is not None:
             raise ValueError("q_pos, k_pos: only a Mask has use for positions; mask is not one")
         return mask

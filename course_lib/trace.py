@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from course_lib.attention import EmptyRows, attention, matrix_of, scores, visible_cells
 from course_lib.masks import Mask
-from course_lib.validate import Array, check_floating, is_torch
+from course_lib.validate import Array, check_floating, is_torch, to_numpy
 
 #: Above this score `Trace.explain` subtracts the row's maximum before exp, to print short numbers.
 _SAFE_EXPONENT = 10.0
@@ -33,15 +34,15 @@ class Trace:
     """
 
     tokens: tuple[str, ...]
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    mask: np.ndarray
-    raw: np.ndarray
-    scaled: np.ndarray
-    masked: np.ndarray
-    weights: np.ndarray
-    output: np.ndarray
+    q: NDArray[Any]
+    k: NDArray[Any]
+    v: NDArray[Any]
+    mask: NDArray[Any]
+    raw: NDArray[Any]
+    scaled: NDArray[Any]
+    masked: NDArray[Any]
+    weights: NDArray[Any]
+    output: NDArray[Any]
 
     def row(self, token: str | int) -> int:
         """The position of a token, given by its text (the first that matches) or as a number.
@@ -51,15 +52,14 @@ class Trace:
         """
         if isinstance(token, str) and token in self.tokens:
             return self.tokens.index(token)
-        is_number = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        if is_number and 0 <= token < len(self.tokens):
+        if not isinstance(token, (str, bool)) and token in range(len(self.tokens)):
             return int(token)
         raise ValueError(
             f"token: expected one of {', '.join(self.tokens)} or a position from 0 to "
             f"{len(self.tokens) - 1}; got {token!r}"
         )
 
-    def powers(self, token: str | int) -> tuple[np.ndarray, float]:
+    def powers(self, token: str | int) -> tuple[NDArray[np.float64], float]:
         """exp of a query's scores: what softmax divides by its sum.
 
         Args:
@@ -102,9 +102,9 @@ class Trace:
         if shift:
             lines.append(f"  every score less the largest, {shift:.4f}, so that exp stays finite")
         lines.append(f"  sum of exp: {' + '.join(f'{p:.4f}' for p in powers)} = {powers.sum():.4f}")
-        for name, p, j in zip(names, powers, visible, strict=True):
+        for name, p, weight in zip(names, powers, self.weights[i, visible], strict=True):
             share = f"{p:.4f} / {powers.sum():.4f}"
-            lines.append(f"  {name:<{width}}  {share} = {self.weights[i, j]:.4f}")
+            lines.append(f"  {name:<{width}}  {share} = {weight:.4f}")
         lines += [
             "",
             "Step 5: the weighted sum of the visible values",
@@ -140,38 +140,24 @@ def trace(
         ValueError: if the arrays are not 2-D or their lengths differ, or for an empty row that
             nobody asked for.
     """
-    arrays = {}
     for name, array in (("q", q), ("k", k), ("v", v)):
         check_floating(name, array)
-        array = array.detach().cpu().double().numpy() if is_torch(array) else array
-        arrays[name] = array.astype(np.float64)
         if array.ndim != 2 or len(array) != len(q):
             raise ValueError(
                 f"{name}: expected shape [T, d] with the T of q; got {list(array.shape)}"
             )
-    q, k, v = arrays.values()
     labels = tuple(map(str, range(len(q)) if tokens is None else tokens))
     if len(labels) != len(q):
         raise ValueError(f"tokens: expected {len(q)} labels; got {len(labels)}")
-    scaled = scores(q, k)
-    if is_torch(mask):
-        mask = mask.detach().cpu().numpy()
-    visible = visible_cells(scaled, matrix_of(mask, scaled))
-    output, weights = attention(q, k, v, visible, empty_rows=empty_rows)
-    return Trace(
-        tokens=labels,
-        q=q,
-        k=k,
-        v=v,
-        mask=visible,
-        raw=scores(q, k, scale=1.0),
-        scaled=scaled,
-        masked=np.where(visible, scaled, -np.inf),
-        weights=weights,
-        output=output,
-    )
+    q, k, v = (to_numpy(x).astype(np.float64) for x in (q, k, v))
+    raw, scaled = to_numpy(scores(q, k, scale=1.0)), to_numpy(scores(q, k))
+    mask = matrix_of(mask, scaled)
+    visible = visible_cells(scaled, to_numpy(mask) if is_torch(mask) else mask)
+    output, weights = map(to_numpy, attention(q, k, v, visible, empty_rows=empty_rows))
+    masked = np.where(visible, scaled, -np.inf)
+    return Trace(labels, q, k, v, to_numpy(visible), raw, scaled, masked, weights, output)
 
 
-def _vector(values: np.ndarray, digits: int | None = None) -> str:
-    shown = (f"{x:g}" if digits is None else f"{x:.{digits}f}" for x in values)
-    return f"[{', '.join(shown)}]"
+def _vector(values: NDArray[np.float64], digits: int | None = None) -> str:
+    numbers = (f"{x:g}" if digits is None else f"{x:.{digits}f}" for x in values)
+    return f"[{', '.join(numbers)}]"

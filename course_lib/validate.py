@@ -4,19 +4,30 @@ Each error names the argument, what was expected and what came.
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 #: What most functions take: an array of NumPy or a tensor.
 Array = NDArray[Any] | torch.Tensor
 
 
-def is_torch(array: Any) -> bool:
+def is_torch(array: Any) -> "TypeIs[torch.Tensor]":
     """Whether it is a tensor (else it is treated as an array of NumPy)."""
     return isinstance(array, torch.Tensor)
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """The same values in NumPy; bfloat16, which NumPy does not have, becomes float32."""
+    if not is_torch(array):
+        return np.asarray(array)
+    array = array.detach().cpu()
+    return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
 
 def as_array(name: str, values: Any) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
-from course_lib.validate import Array
+from course_lib.validate import Array, is_torch
 
 #: Fills in use for "blocked": -inf, the lowest float, -1e9, -1e4. Anything as low counts.
 BLOCKING_BIAS = -1e4
@@ -48,16 +48,18 @@ def to_additive(mask: Array, dtype: DTypeLike | torch.dtype) -> Array:
         A new array of the same shape.
     """
     mask = _boolean("mask", mask)
-    if isinstance(mask, torch.Tensor) != isinstance(dtype, torch.dtype):
+    if is_torch(mask) != isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected one of the library of the mask; got {dtype!r}")
-    if isinstance(mask, torch.Tensor):
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype: expected a floating dtype, which can hold -inf; got {dtype}")
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-            ~mask, -torch.inf
-        )
-    if not np.issubdtype(np.dtype(dtype), np.floating):
+    is_floating = (
+        dtype.is_floating_point
+        if isinstance(dtype, torch.dtype)
+        else np.issubdtype(np.dtype(dtype), np.floating)
+    )
+    if not is_floating:
         raise TypeError(f"dtype: expected a floating dtype, which can hold -inf; got {dtype}")
+    if isinstance(dtype, torch.dtype):
+        blocked = torch.as_tensor(~mask)
+        return torch.zeros_like(blocked, dtype=dtype).masked_fill(blocked, -torch.inf)
     return np.where(mask, 0.0, -np.inf).astype(dtype)
 
 
@@ -98,8 +100,10 @@ def to_multihead_attention(mask: Array, n_heads: int | None = None) -> Array:
         raise ValueError(f"mask: expected shape [Tq, Tk] or [B, 1, Tq, Tk]; got {list(mask.shape)}")
     if n_heads is None:
         raise ValueError("n_heads: needed for a batched mask; got None")
-    repeat = torch.repeat_interleave if isinstance(mask, torch.Tensor) else np.repeat
-    return repeat(~mask[:, 0], n_heads, 0)
+    blocked = ~mask[:, 0]  # [B, Tq, Tk]
+    if is_torch(blocked):
+        return blocked.repeat_interleave(n_heads, 0)
+    return blocked.repeat(n_heads, 0)
 
 
 def from_multihead_attention(attn_mask: Array, n_heads: int | None = None) -> Array:
@@ -124,7 +128,7 @@ def from_multihead_attention(attn_mask: Array, n_heads: int | None = None) -> Ar
             f"got {list(visible.shape)} with n_heads={n_heads}"
         )
     split = visible.reshape(visible.shape[0] // n_heads, n_heads, *visible.shape[1:])
-    if not bool((split == split[:, :1]).all()):
+    if bool((split ^ split[:, :1]).any()):
         raise ValueError("attn_mask: the heads of a sequence have different masks")
     return split[:, :1]
 

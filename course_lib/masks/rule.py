@@ -10,7 +10,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from course_lib.masks.conventions import to_additive
-from course_lib.validate import Array, as_array, check_count, is_integer
+from course_lib.validate import Array, as_array, check_count, is_integer, to_numpy
 
 #: A count n (meaning positions 0..n-1), or absolute positions as an integer array: [T], or [B, T]
 #: with positions for each sequence, where -1 fills the places of a sequence that is shorter.
@@ -205,7 +205,8 @@ class Mask:
         """As `matrix`, but always a torch tensor (on `device`, else where the rule's data is)."""
         if device is None and not isinstance(q_pos, torch.Tensor):
             device = self._device or "cpu"
-        return self.matrix(torch.as_tensor(_positions("q_pos", q_pos), device=device), k_pos)
+        q = torch.as_tensor(_positions("q_pos", q_pos), device=device)
+        return torch.as_tensor(self.matrix(q, k_pos))
 
     def bias(
         self,
@@ -225,7 +226,7 @@ class Mask:
         """
         if isinstance(dtype, torch.dtype):
             return to_additive(self.tensor(q_pos, k_pos), dtype)
-        return to_additive(_to_numpy(self.matrix(q_pos, k_pos)), dtype)
+        return to_additive(to_numpy(self.matrix(q_pos, k_pos)), dtype)
 
     def tiles(
         self, q_pos: Positions, k_pos: Positions | None = None, *, block_q: int, block_k: int
@@ -247,12 +248,12 @@ class Mask:
             with [B, 1] in front where `matrix` has it.
         """
         block_q, block_k = check_count("block_q", block_q, 1), check_count("block_k", block_k, 1)
-        q = _to_numpy(_positions("q_pos", q_pos))
-        k = q if k_pos is None else _to_numpy(_positions("k_pos", k_pos))
+        q = to_numpy(_positions("q_pos", q_pos))
+        k = q if k_pos is None else to_numpy(_positions("k_pos", k_pos))
         starts = np.arange(0, k.shape[-1], block_k)
         rows = [np.zeros((*self._dense(q[..., :0], k).shape[:-1], len(starts)), np.int8)]
         for first in range(0, q.shape[-1], block_q):
-            block = self._dense(q[..., first : first + block_q], k)
+            block = to_numpy(self._dense(q[..., first : first + block_q], k))
             if len(starts) == 0:
                 rows.append(np.zeros((*block.shape[:-2], 1, 0), np.int8))
                 continue
@@ -307,7 +308,7 @@ class Mask:
         def drawn(matrix: NDArray[np.bool_]) -> str:
             return "\n".join(" ".join("#" if cell else "." for cell in row) for row in matrix)
 
-        matrix = _to_numpy(self.matrix(q_pos, k_pos))
+        matrix = to_numpy(self.matrix(q_pos, k_pos))
         if matrix.ndim == 2:
             return drawn(matrix)
         return "\n\n".join(f"sequence {b}\n{drawn(one)}" for b, one in enumerate(matrix[:, 0]))
@@ -422,13 +423,12 @@ class Mask:
 
     def _batch_size(self, q: Array, k: Array) -> int | None:
         """The B that rule and positions agree on; None if all of them are for any sequence."""
-        given = {"q_pos": len(q) if q.ndim == 2 else None, "k_pos": len(k) if k.ndim == 2 else None}
-        sizes = {f"data of {self}": self.batch, **given}
-        sizes = {what: n for what, n in sizes.items() if n is not None}
+        sizes = {} if self.batch is None else {f"data of {self}": self.batch}
+        sizes |= {name: len(x) for name, x in (("q_pos", q), ("k_pos", k)) if x.ndim == 2}
         if len(set(sizes.values()) - {1}) > 1:
             told = ", ".join(f"{n} in the {what}" for what, n in sizes.items())
             raise ValueError(f"q_pos, k_pos: expected one number of sequences; got {told}")
-        return max(sizes.values(), default=None)
+        return max(sizes.values()) if sizes else None
 
 
 def check_mask(name: str, mask: Any) -> Mask:
@@ -453,7 +453,7 @@ def lookup(data: Array, like: Any) -> Array:
     """Per-sequence `data` in the library and on the device of the positions `like`."""
     if isinstance(like, torch.Tensor):
         return torch.as_tensor(data, device=like.device)
-    return _to_numpy(data)
+    return to_numpy(data)
 
 
 def private_copy(name: str, values: Sequence[Any] | Array, *, boolean: str = "") -> Array:
@@ -514,7 +514,3 @@ def _readable(array: Array) -> bool:
 
 def _shorter(a: int | None, b: int | None) -> int | None:
     return min(a, b) if a is not None and b is not None else b if a is None else a
-
-
-def _to_numpy(array: Array) -> NDArray[Any]:
-    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
