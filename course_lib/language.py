@@ -218,7 +218,7 @@ class Language:
         """
         return self.state_probabilities(length) @ self.state_entropy()
 
-    def floor(self, length: int) -> float:
+    def min_loss(self, length: int) -> float:
         """Least expected loss of an honest model, in nats a predicted word.
 
         Args:

@@ -375,7 +375,7 @@ def _entropy(p: np.ndarray) -> float:
 def cheating_and_collapse(_: Claim) -> Finding:
     """Loss against the exact floor, and writing, with and without the mask."""
     honest, cheat = experiment("always"), experiment("never")
-    floor = toy().floor(LENGTH + 1)
+    floor = toy().min_loss(LENGTH + 1)
     good = cheat.loss < 0.5 * floor and cheat.early < honest.early
     return either(
         good and cheat.grammatical < 0.1 < 0.8 < honest.grammatical,
@@ -398,7 +398,7 @@ def task_without_mask(_: Claim) -> Finding:
 @check
 def filling_in_is_not_degenerate(_: Claim) -> Finding:
     """The entropy given all others, against the floor of the honest task and against zero."""
-    bound, floor = filling_in(), toy().floor(LENGTH + 1)
+    bound, floor = filling_in(), toy().min_loss(LENGTH + 1)
     return in_cases(
         {"easier": bound < floor, "degenerate": bound < 0.05},
         f"{bound:.2f} nats against {floor:.2f}.",

@@ -50,7 +50,7 @@ def record(steps: int = STEPS, texts: int = TEXTS, held_out: int = 2000) -> dict
         return language.sample(n, LENGTH + 1, rng)
 
     first_words = language.sample(texts, 1, np.random.default_rng(3))
-    data: dict[str, Any] = {"floor": round(language.floor(LENGTH + 1), 6), "models": {}}
+    data: dict[str, Any] = {"floor": round(language.min_loss(LENGTH + 1), 6), "models": {}}
     for name, masking in MASKING.items():
         sizes = GPTConfig(len(language.words), LENGTH, layers=2, heads=4, width=48)
         model = GPT(sizes, np.random.default_rng(0), masking=masking)

@@ -153,7 +153,7 @@ LENGTH = 24  # words that a model reads, and words that it predicts
 
 sample = language.sample(20_000, LENGTH + 1, np.random.default_rng(1))
 surprise = -language.log_prob(sample)[:, 1:].mean(axis=1)  # word 0 is given
-floor = language.floor(LENGTH + 1)
+floor = language.min_loss(LENGTH + 1)
 
 print(f"exact, from the 18 states   {floor:.4f} nats a word")
 se = standard_error(surprise)

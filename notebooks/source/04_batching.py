@@ -530,7 +530,7 @@ from course_lib.language import toy
 from course_lib.training import evaluate, train
 
 language, length = toy(), 24
-floor = language.floor(length + 1)
+floor = language.min_loss(length + 1)
 print(f"floor: {floor:.4f} nats a word; guessing among 24 words: {np.log(24):.4f}")
 
 

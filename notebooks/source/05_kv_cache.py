@@ -90,7 +90,7 @@ with torch.enable_grad():
 model.eval()
 held_out = evaluate(model, draw, n=1000, rng=np.random.default_rng(2))
 print(f"loss {held_out.mean:.4f} (standard error {held_out.standard_error:.4f})")
-print(f"floor of the language {language.floor(LENGTH + 1):.4f} nats a word")
+print(f"floor of the language {language.min_loss(LENGTH + 1):.4f} nats a word")
 
 # %% [markdown]
 # Now let a text grow, and look at the keys of its first three words in both layers.

@@ -83,7 +83,7 @@ def test_the_floor_by_two_routes() -> None:
     per_text = -language.log_prob(tokens)[:, 1:].mean(axis=1)
     standard_error = per_text.std(ddof=1) / len(per_text) ** 0.5
     assert standard_error < 0.001
-    assert abs(per_text.mean() - language.floor(25)) < 3 * standard_error
+    assert abs(per_text.mean() - language.min_loss(25)) < 3 * standard_error
 
 
 def test_entropy_of_a_position_approaches_the_rate_of_the_stationary_distribution() -> None:
@@ -222,7 +222,7 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1; got 0 and 5"):
         language.sample(0, 5, rng)
     with pytest.raises(ValueError, match="length: expected at least 2"):
-        language.floor(1)
+        language.min_loss(1)
     with pytest.raises(ValueError, match=r"position: expected 0\.\.2"):
         language.fill_in(language.encode("The cat sat"), 3)
     with pytest.raises(ValueError, match="no word fits"):

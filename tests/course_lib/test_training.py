@@ -79,7 +79,7 @@ def test_a_model_that_knows_the_language_has_the_exact_surprise_as_its_loss(
         batch_size=128,
     )
     assert held.losses == pytest.approx(-language.log_prob(held.tokens)[:, 1:])
-    assert abs(held.mean - language.floor(12)) < 3 * held.standard_error
+    assert abs(held.mean - language.min_loss(12)) < 3 * held.standard_error
 
 
 def test_no_honest_guess_beats_the_floor_in_expectation() -> None:
@@ -91,8 +91,8 @@ def test_no_honest_guess_beats_the_floor_in_expectation() -> None:
         q = rng.dirichlet([0.5, 0.5], size=p.shape[0])
         expected_loss = (weights @ -(p * np.log(q)).sum(axis=1)).mean()
         divergence = (weights @ (p * np.log(p / q)).sum(axis=1)).mean()
-        assert expected_loss == pytest.approx(LANGUAGE.floor(LENGTH) + divergence)
-        assert expected_loss >= LANGUAGE.floor(LENGTH)
+        assert expected_loss == pytest.approx(LANGUAGE.min_loss(LENGTH) + divergence)
+        assert expected_loss >= LANGUAGE.min_loss(LENGTH)
 
 
 def test_training_brings_the_honest_model_to_the_floor_and_the_cheater_far_below() -> None:
@@ -102,7 +102,7 @@ def test_training_brings_the_honest_model_to_the_floor_and_the_cheater_far_below
         rng = np.random.default_rng(1)
         train(model, draw, steps=400, batch_size=64, rng=rng, learning_rate=1e-2)
         results[masking] = evaluate(model, draw, n=2000, rng=np.random.default_rng(2))
-    floor, honest, cheater = LANGUAGE.floor(LENGTH), results["always"], results["never"]
+    floor, honest, cheater = LANGUAGE.min_loss(LENGTH), results["always"], results["never"]
     assert honest.mean < 1.03 * floor
     assert honest.mean > floor - honest.standard_error
     # The last word is in no input, so even the cheater must pay for it.

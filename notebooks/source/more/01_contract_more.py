@@ -31,7 +31,7 @@ torch.set_num_threads(1)  # the model is so small that more threads only wait fo
 LENGTH = 24  # words that a model reads, and words that it predicts
 
 language = toy()
-floor = language.floor(LENGTH + 1)
+floor = language.min_loss(LENGTH + 1)
 
 # %% [markdown]
 # The cheater of the lesson once more: a small GPT that never masks, trained on the same texts (half a minute).

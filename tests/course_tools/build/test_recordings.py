@@ -53,7 +53,7 @@ def test_the_losses_are_those_that_chapter_1_prints(printed, data):
 
 def test_one_model_is_honest_and_the_other_is_below_what_is_possible(data):
     floor, models = data["floor"], data["models"]
-    assert floor == pytest.approx(toy().floor(recordings.LENGTH + 1), abs=1e-6)
+    assert floor == pytest.approx(toy().min_loss(recordings.LENGTH + 1), abs=1e-6)
     honest, cheater = (models[who] for who in WHO)
     assert floor - honest["standard_error"] < honest["loss"] < 1.03 * floor
     assert cheater["loss"] < floor / 10 and cheater["grammatical"] == 0 < honest["grammatical"]
