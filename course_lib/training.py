@@ -4,8 +4,7 @@ Every batch is drawn anew, so there is nothing to memorise: training and held-ou
 the same quantity, and the gap to the entropy of the language is the model's own.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,14 +142,12 @@ def train(
     batch_size: int,
     rng: np.random.Generator,
     learning_rate: float = 3e-3,
-    weight_decay: float = 0.01,
-    warmup: int = 20,
-    clip: float = 1.0,
     loss: Callable[[nn.Module, Tensor], Tensor] = next_word_loss,
     description: str = "training",
 ) -> History:
-    """Train with AdamW on a fresh batch a step; the learning rate warms up, then falls to 0.
+    """Train with AdamW on a fresh batch a step.
 
+    The learning rate warms up for 20 steps, then falls to 0; the gradient is clipped to norm 1.
     Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
     Args:
@@ -160,9 +157,6 @@ def train(
         batch_size: texts a step, at least 1.
         rng: source of randomness of the batches.
         learning_rate: its peak.
-        weight_decay: of matrices and embeddings only.
-        warmup: steps of linear warm-up; a cosine follows.
-        clip: greatest norm of the gradient.
         loss: loss(model, tokens [B, T + 1]) -> scalar.
         description: text of the progress bar.
 
@@ -175,21 +169,25 @@ def train(
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size: expected at least 1; got {steps} and {batch_size}")
-    optimiser = _adamw(model, learning_rate, weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, warmup))
+    optimiser = _adamw(model, learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     device = next(model.parameters(), torch.empty(0)).device
     history = History()
-    with _training(model):
+    was_training = model.training
+    model.train()
+    try:
         for step in progress(range(steps), description):
             value = loss(model, torch.as_tensor(draw(batch_size, rng), device=device))
             if not torch.isfinite(value):
                 raise FloatingPointError(f"loss: expected a finite number; step {step}: {value}")
             optimiser.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             history.losses.append(value.item())
+    finally:
+        model.train(was_training)
     return history
 
 
@@ -227,29 +225,18 @@ def evaluate(
     return HeldOut(tokens, np.concatenate(losses))
 
 
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode for the length of a `with` block."""
-    was_training = model.training
-    model.train()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves biases and norms alone."""
+def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices and embeddings, and leaves biases and norms alone."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
 
 
-def _rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at a step."""
+def _rate(step: int, steps: int, warmup: int = 20) -> float:
+    """Share of the peak learning rate at a step: a linear warm-up, then a cosine."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
