@@ -64,8 +64,10 @@ def masked_softmax(
     """Steps 3 and 4: softmax over the visible keys of each row.
 
     Equal to setting blocked scores to -inf and taking the softmax, except in a row with no
-    visible key: there 0/0 gives NaN, and this function zeros (if you ask for it). A NaN or inf in
-    a *visible* score shows up in the result, as it should; in a blocked one it does not.
+    visible key: there 0/0 gives NaN, and this function zeros (if you ask for it). What
+    `F.scaled_dot_product_attention` gives there depends on the kernel: zeros on a CPU with torch
+    2.13, NaN on Apple's GPUs (pytorch#156707, #167515). A NaN or inf in a *visible* score shows
+    up in the result, as it should; in a blocked one it does not.
 
     Args:
         scores: floating, shape [..., Tq, Tk].

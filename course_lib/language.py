@@ -231,23 +231,6 @@ class Language:
             raise ValueError(f"length: expected at least 2; got {length}")
         return float(self.entropy(length)[1:].mean())
 
-    def stationary(self) -> Floats:
-        """Share of time spent in each state in the long run, shape [S].
-
-        Raises:
-            ValueError: if the long run depends on the first words (several closed groups of
-                states).
-        """
-        n = len(self.states)
-        system = np.vstack([self._transition().T - np.eye(n), np.ones(n)])
-        if np.linalg.matrix_rank(system) < n:
-            raise ValueError("language: expected one long-run behaviour; got several")
-        return np.linalg.lstsq(system, np.eye(n + 1)[n], rcond=None)[0]
-
-    def entropy_rate(self) -> float:
-        """Entropy of the next word in the long run, in nats a word."""
-        return float(self.stationary() @ self.state_entropy())
-
     # --- inside --------------------------------------------------------------------------
 
     def _transition(self) -> Floats:

@@ -40,6 +40,11 @@ def from_sdpa(attn_mask: Array) -> Array:
 def to_additive(mask: Array, dtype: DTypeLike | torch.dtype) -> Array:
     """Boolean mask to an additive bias: 0 = may attend, -inf = blocked.
 
+    The lowest float, a common fill in place of -inf, blocks as well as long as little is added to
+    it: in float32 lowest - 20,001 is lowest still, in float16 lowest - 16 is -inf, and lowest +
+    lowest is -inf in every type. Where a row has nothing but lowest, softmax spreads its weight
+    evenly over all keys.
+
     Args:
         mask: bool, any shape, True = may attend.
         dtype: floating dtype of the library of `mask`.

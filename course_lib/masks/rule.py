@@ -268,7 +268,9 @@ class Mask:
         """The rule as FlexAttention counts: queries and keys at 0, 1, 2, ...
 
         `create_block_mask(mask.mask_mod, B, H, Tq, Tk)` makes the BlockMask that `flex_attention`
-        takes; the predicate itself it does not take.
+        takes; the predicate alone it refuses. Unless compiled, this evaluates all Tq x Tk cells,
+        and a BlockMask grows with their square too, if slowly: it holds four int32 numbers for
+        every tile of 128 x 128, 16 MiB at 131,072 positions.
         Source: J. Dong et al., "FlexAttention", 2024, arXiv:2412.05496.
         """
         rule = self._rule

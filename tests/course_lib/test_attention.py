@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from course_lib.attention import attention, masked_softmax, scores
 from course_lib.example import TOKENS, K, Q, V
-from course_lib.masks import causal, not_padding, prefix_lm, sinks, sliding_window
+from course_lib.masks import causal, not_padding, prefix_lm, sinks, sliding_window, to_additive
 from course_lib.trace import trace
 
 pytestmark = pytest.mark.fast
@@ -168,6 +169,19 @@ def test_an_empty_row_gives_exact_zeros_and_finite_gradients():
     for x in (q, k, v):
         assert torch.isfinite(x.grad).all()
     assert (q.grad[0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("kernel", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_on_a_cpu_sdpa_answers_an_empty_row_with_zeros(dtype, kernel):
+    q, k, v = random_qkv(2, (1, 2, 4, 3), 4, 3, dtype)
+    mask = (causal() & sinks(2) & ~sinks(1)).tensor(4)  # row 0 sees nothing
+    for form in (mask, to_additive(mask, dtype)):
+        with sdpa_kernel(kernel):
+            theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=form)
+        assert (theirs[:, :, 0] == 0).all()
+    ours, _ = attention(q, k, v, mask, empty_rows="zeros")
+    assert (ours[:, :, 0] == 0).all()
 
 
 def test_gradients_are_right_also_beside_an_empty_row():

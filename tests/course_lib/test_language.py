@@ -86,13 +86,6 @@ def test_the_floor_by_two_routes() -> None:
     assert abs(per_text.mean() - language.min_loss(25)) < 3 * standard_error
 
 
-def test_entropy_of_a_position_approaches_the_rate_of_the_stationary_distribution() -> None:
-    language = toy()
-    assert language.entropy(400)[-1] == pytest.approx(language.entropy_rate(), abs=1e-9)
-    step = language.state_probabilities(401)
-    assert step[-1] == pytest.approx(language.stationary(), abs=1e-9)
-
-
 def test_samples_are_legal_and_have_the_stated_frequencies() -> None:
     language = toy()
     tokens = language.sample(20_000, 25, np.random.default_rng(1))
@@ -227,9 +220,3 @@ def test_bad_requests_are_refused() -> None:
         language.fill_in(language.encode("The cat sat"), 3)
     with pytest.raises(ValueError, match="no word fits"):
         language.fill_in(language.encode("cat cat cat"), 2)
-
-
-def test_a_language_with_several_long_runs_has_no_entropy_rate() -> None:
-    arcs = [("s", "a", 0.5, "t"), ("s", "b", 0.5, "u"), ("t", "a", 1.0, "t"), ("u", "b", 1.0, "u")]
-    with pytest.raises(ValueError, match="one long-run behaviour"):
-        Language(arcs, "s").entropy_rate()

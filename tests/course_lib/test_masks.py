@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from course_lib.masks import (
     Mask,
@@ -405,6 +405,27 @@ def test_key_padding_in_both_dialects():
 @pytest.mark.parametrize("fill", [-np.inf, np.finfo(np.float32).min, -1e9, -1e4])
 def test_every_customary_fill_counts_as_blocked(fill):
     assert from_additive(np.array([0.0, fill], np.float32)).tolist() == [True, False]
+
+
+def test_what_to_additive_says_about_the_lowest_float():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        lowest = torch.full((3,), torch.finfo(dtype).min, dtype=dtype)
+        assert (lowest + lowest == -torch.inf).all()
+        assert torch.allclose(lowest.softmax(-1), torch.full_like(lowest, 1 / 3))
+        if dtype == torch.float16:
+            assert (lowest - 15 == lowest).all() and (lowest - 16 == -torch.inf).all()
+        else:
+            assert (lowest - 20_001 == lowest).all()
+
+
+def test_what_mask_mod_says_about_a_block_mask():
+    block = create_block_mask(causal().mask_mod, None, None, 512, 512, device="cpu")
+    indices = [block.kv_indices, block.full_kv_indices, block.q_indices, block.full_q_indices]
+    assert [(x.dtype, x.numel()) for x in indices] == [(torch.int32, (512 // 128) ** 2)] * 4
+    assert 4 * 4 * (131_072 // 128) ** 2 == 16 * 2**20  # bytes
+    q = torch.zeros(1, 1, 4, 8)
+    with pytest.raises(AttributeError):
+        flex_attention(q, q, q, block_mask=causal().mask_mod)
 
 
 # --- bad input ----------------------------------------------------------------------------------
