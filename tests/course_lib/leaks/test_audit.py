@@ -11,13 +11,8 @@ from torch.nn import functional as F
 from course_lib import leaks
 from course_lib.attention import attention
 from course_lib.gpt import GPT, GPTConfig
-from course_lib.leaks.audit import (
-    Subject,
-    audit,
-    audit_attention,
-    hugging_face,
-    rewarded_offset,
-)
+from course_lib.leaks import audit, audit_attention, rewarded_offset
+from course_lib.leaks.models import Subject, hugging_face
 from course_lib.masks import causal, prefix_lm, sliding_window
 
 TESTS = [
@@ -54,8 +49,8 @@ def series(*shape):
 )
 def test_an_honest_model_passes_all_tests(options):
     report = audit(gpt(**options))
-    assert report.ok and [f.name for f in report.findings] == TESTS
-    assert {f.verdict for f in report.findings} == {"pass"}, report
+    assert report.ok and [f.name for f in report.results] == TESTS
+    assert {f.verdict for f in report.results} == {"pass"}, report
 
 
 def test_an_honest_model_in_single_precision_passes():
@@ -67,7 +62,7 @@ def test_the_models_of_hugging_face_pass():
     small = {"vocab_size": 50, "bos_token_id": None, "eos_token_id": None}
     config = transformers.GPT2Config(n_positions=32, n_embd=32, n_layer=2, n_head=4, **small)
     model = loud(transformers.GPT2LMHeadModel(config)).double().eval()
-    assert {f.verdict for f in audit(model).findings} == {"pass"}
+    assert {f.verdict for f in audit(model).results} == {"pass"}
     failed = audit(hugging_face(model, positions=False)).failed
     assert failed == ["left padding", "left padding, cached"]
 
@@ -218,8 +213,8 @@ def test_half_precision_that_is_finite_and_wrong_fails_dtype_limits():
 def test_what_cannot_be_tested_says_why():
     report = audit(lambda t: t[..., None].double().cumsum(dim=1), vocab_size=9)
     assert report.ok and report.verdict("future influence") == "pass"
-    assert [f.verdict for f in report.findings[1:]] == ["n/a"] * 7
-    assert all(f.why for f in report.findings)
+    assert [f.verdict for f in report.results[1:]] == ["n/a"] * 7
+    assert all(f.why for f in report.results)
     assert str(report).count("\n") == 7
     norm = nn.Sequential(nn.Conv1d(10, 10, 1), nn.BatchNorm1d(10)).double()
     assert audit(norm, series(2, 10, 8)).verdict("train/eval agreement") == "n/a"
