@@ -12,7 +12,8 @@ from course_tools.links import APPS, course_link, course_table
 from course_tools.project import configure_address, load_project
 
 _SUBMISSIONS = (
-    "folder or zip file, as Canvas, Moodle, Gradescope or nbgrader give it, or with plain notebooks"
+    "folders or zip files, each as Canvas, Moodle, Gradescope, Brightspace, Blackboard, GitHub "
+    "Classroom or nbgrader give it, or with plain notebooks"
 )
 #: Commands of `course_lib` that `course` has too, each with the module that runs it.
 _OF_THE_LIBRARY = {"audit": "course_lib.leaks.__main__", "pretrained": "course_lib.pretrained"}
@@ -64,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     configure.set_defaults(run=_configure)
 
     grade = commands.add_parser("grade", help="grade what a class handed in (needs Linux)")
-    grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help=_SUBMISSIONS)
+    grade.add_argument(
+        "submissions", type=Path, nargs="+", metavar="SUBMISSIONS", help=_SUBMISSIONS
+    )
     grade.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
     at_a_time = "submissions graded at a time (default: one a processor)"
     grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=at_a_time)
@@ -74,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     seed = "what the inputs are drawn from (default: $COURSE_SEED, or a secret in DIR/seed.txt)"
     grade.add_argument("--seed", default=os.environ.get("COURSE_SEED"), metavar="TEXT", help=seed)
+    alone = "all of it was handed in by this student, whatever the files are called"
+    grade.add_argument("--student", default="", metavar="NAME", help=alone)
+    teams = "Moodle's download is of teams: its names and numbers are not those of students"
+    grade.add_argument("--teams", action="store_true", help=teams)
     part = "grade only students of part I of N (from 0) and write no tables: for many graders"
     grade.add_argument("--shard", metavar="I/N", help=part)
     unsafe = "run answers with your own rights, without a sandbox"

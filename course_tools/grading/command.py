@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from course_tools.exercise_bank.load import load_bank
-from course_tools.grading.grade import Grader, grade_all, latest, secret_of
+from course_tools.grading.grade import Grader, grade_all, secret_of
 from course_tools.grading.marks import write_marks
 from course_tools.grading.results import GRADED, About, Result
 from course_tools.grading.shard import shard
@@ -39,9 +40,7 @@ def grade(options: argparse.Namespace, project: Project) -> int:
         FileNotFoundError, ValueError: for wrong use.
     """
     torch.set_num_threads(1)
-    folder, out = options.submissions, options.out
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder or zip file")
+    sources, out = options.submissions, options.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder; got the file {out}")
     if options.jobs < 1:
@@ -54,20 +53,26 @@ def grade(options: argparse.Namespace, project: Project) -> int:
     unknown = sorted(set(options.only) - known)
     if unknown:
         raise ValueError(f"--only: expected chapters among {sorted(known)}; got {unknown}")
-    found = find_submissions(folder, bank, leave_out=[out])
+    found = find_submissions(
+        sources, bank, leave_out=[out], one_student=options.student, teams=options.teams
+    )
+    names = ", ".join(map(str, sources))
     if not found.submissions:
-        raise ValueError("\n".join([f"{folder}: there is no notebook in it", *found.problems[:20]]))
+        raise ValueError("\n".join([f"{names}: there is no notebook in it", *found.problems[:20]]))
     asked = {*options.only, None} if options.only else {*known, None}
-    counting = [s for s in latest(found.submissions) if s.chapter in asked and mine(s.student)]
-    others = sum(s.chapter not in asked for s in found.submissions)
+    counting = [s for s in found.submissions if s.chapter in asked and mine(s.student)]
+    others = [s for s in found.submissions if s.chapter not in asked]
     problems = list(found.problems)
     if others:
-        problems.append(f"notebooks of other chapters, as --only says: {others}")
+        problems.append(f"notebooks of other chapters, as --only says: {len(others)}")
+    if options.student and not counting:  # who handed in the wrong one reads it
+        wrong = f"chapter {others[0].chapter}, not one that was asked for"
+        counting = [replace(others[0], chapter=None, status=wrong)]
     if not counting and not options.shard:
-        raise ValueError(f"{folder}: there is no notebook of {options.only} in it")
+        raise ValueError(f"{names}: there is no notebook of {options.only} in it")
     try:
-        with closing(choose(options.unsafe, project.root / "solutions", folder, out)) as backend:
-            grader = Grader(bank, backend, secret_of(out, options.seed), only=tuple(options.only))
+        with closing(choose(options.unsafe, project.root / "solutions", *sources, out)) as backend:
+            grader = Grader(bank, backend, secret_of(out, options.seed))
             results = list(grade_all(grader, counting, out, options.jobs))
     except SandboxError as error:
         print(f"course grade: {error}\n{_GOES_ON}", file=sys.stderr)

@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from course_lib.checks.report import report_on, visible_cases
 from course_lib.checks.script import Outcome, Problem
 from course_tools.exercise_bank.evaluate import can_grade, draw, verdict
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
-from course_tools.grading.extract_answer import Program, read_program
+from course_tools.grading.read_notebook import Answer
 from course_tools.grading.results import (
     GRADED,
     ClaimResult,
@@ -73,20 +73,18 @@ class Grader:
         bank: the exercises.
         backend: what isolates submissions.
         secret: the run's seed; recorded in the report, so that a regrade is exact.
-        only: grade these chapters only; all if empty.
         limits: of one submission.
     """
 
     bank: Bank
     backend: Backend
     secret: str
-    only: Sequence[int] = ()
     limits: Limits = field(default_factory=Limits)
 
     def key(self, submission: Submission) -> str:
         """Under what a result is stored: who, what, and by which checks."""
         parts = (submission.student, submission.file, self.secret, self.checks, __version__)
-        parts += (submission.status, repr(self.limits), repr(sorted(self.only)))
+        parts += (submission.status, repr(self.limits))
         text = "\0".join((*parts, *map(repr, submission.cells)))
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
@@ -122,14 +120,11 @@ class Grader:
         chapter, status = submission.chapter, submission.status
         exercises, seed = [], 0
         try:
-            if not status:
-                status = self._refusal(chapter)
             if not status and chapter is not None:
-                program = read_program([c.source for c in submission.cells if c.is_code])
                 status, seed = GRADED, self.seed(submission.student, chapter)
                 with Session(self.backend, stage, REGISTER, self.limits, slot) as session:
                     exercises = [
-                        self._exercise(facts, program, session, seed)
+                        self._exercise(facts, submission.answers[facts.number], session, seed)
                         for facts in self.bank.exercises.values()
                         if facts.chapter == chapter
                     ]
@@ -145,15 +140,8 @@ class Grader:
             late=submission.late,
         )  # fmt: skip
 
-    def _refusal(self, chapter: int | None) -> str:
-        if chapter is None:
-            return "no exercise of this course was found in it"
-        if self.only and chapter not in self.only:
-            return f"chapter {chapter} was not asked for"
-        return ""
-
     def _exercise(
-        self, facts: ExerciseFacts, program: Program, session: Session, seed: int
+        self, facts: ExerciseFacts, answer: Answer, session: Session, seed: int
     ) -> ExerciseResult:
         common = {
             "number": facts.number, "title": facts.title, "answer": facts.answer,
@@ -165,17 +153,11 @@ class Grader:
             return ExerciseResult(
                 **common | {"points": 0.0}, earned=0.0, status="skipped", note=note
             )
-        try:
-            source = program.answer(facts.answer)
-        except (ValueError, RecursionError) as error:
-            note = f"the grader cannot follow it ({type(error).__name__}: {error})"[:300]
-            return ExerciseResult(**common, earned=0.0, status="unreadable", note=note)
+        source = answer.source
         if source is None:
-            wrong = program.mentions(facts.answer)
-            if wrong is not None:
-                return ExerciseResult(**common, earned=0.0, status="unreadable", note=wrong)
-            note = f"{facts.answer} is not in the notebook"
-            return ExerciseResult(**common, earned=0.0, status="missing", note=note)
+            status = "unreadable" if answer.wrong else "missing"
+            note = answer.wrong or f"{facts.answer} is not in the notebook"
+            return ExerciseResult(**common, earned=0.0, status=status, note=note)
         drawn = [draw(claim, i, seed) for i, claim in enumerate(hidden.claims)]
         shown = visible_cases(facts.number)
         scripts = [*shown, *drawn]  # an answer that stops on visible inputs cannot tell hidden ones
@@ -301,8 +283,3 @@ def secret_of(out: Path, given: str | None = None) -> str:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(file, secret + "\n")
     return secret
-
-
-def latest(submissions: Iterable[Submission]) -> list[Submission]:
-    """Of several notebooks of one student for one chapter the last counts (see `submissions`)."""
-    return [s for s in submissions if not s.replaced]

@@ -1,27 +1,28 @@
 """Who handed in a file: names of folders and files as learning platforms make them.
 
-Canvas, Moodle, Gradescope and nbgrader each say it in their own way; plain files say it by their
-name. Names are cleaned, and none may pass for another one.
+Canvas, Moodle, Gradescope, Brightspace, Blackboard, GitHub Classroom and nbgrader each say it in
+their own way; plain files say it by their name. The outermost name decides: what lies inside a
+student's folder or archive was named by that student and speaks for nobody else.
 """
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
-_MAX_NAME = 120
-#: Most letters of Gradescope's file.
-_MAX_METADATA = 4_000_000
+#: Gradescope's list of who handed in what, beside the folders.
+METADATA = "submission_metadata.yml"
+_MAX_NAME, _MAX_METADATA = 120, 4_000_000
 
 
 @dataclass(frozen=True)
 class Who:
-    """A student, as far as a platform tells.
+    """Who handed in a file, and when, as far as a platform tells.
 
     Attributes:
         student: unique in the tables.
@@ -31,6 +32,7 @@ class Who:
         rank: attempt and copy, as Canvas counts them.
         time: when it was handed in, if the platform tells.
         known: whether a platform names the student, not just a file.
+        team: whether it is the name of a team.
     """
 
     student: str
@@ -40,44 +42,127 @@ class Who:
     rank: tuple[int, int] = (0, 0)
     time: float | None = None
     known: bool = True
+    team: bool = False
+
+
+@dataclass
+class Group:
+    """Files that belong together.
+
+    Attributes:
+        people: one student, or all of a team.
+        files: path -> who handed in this one.
+        is_file: whether it is a file of its own, not a folder.
+    """
+
+    people: Sequence[Who]
+    files: dict[str, Who] = field(default_factory=dict)
+    is_file: bool = False
 
 
 _CANVAS = re.compile(
-    r"(?P<name>[^\W\d_][^\W_]*(?:_(?!LATE_)[^\W\d_]+){0,3}?)_(?P<late>LATE_)?"
+    r"(?P<name>[^\d_\W][^_]*(?:_(?!LATE_)[^\d_]+){0,3}?)_(?P<late>LATE_)?"
     r"(?P<id>\d{2,})_(?P<attempt>\d{2,})_(?P<file>.+)"
+)
+_CANVAS_ANONYMOUS = re.compile(
+    r"anon(?:ymous)?_(?:LATE_)?(?P<id>[A-Za-z0-9]{5})_(?:LATE_)?(?P<attempt>\d{2,})_(?P<file>.+)"
 )
 #: Words that begin names of files, not of students: hw_2026_05_lee.ipynb.
 _NOT_NAMES = {"hw", "homework", "week", "chapter", "ch", "ex", "exercise", "exercises", "copy"}
 _NOT_NAMES |= {"assignment", "notebook", "lab", "final", "solution", "solutions", "submission"}
-_MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext).*")
+_MOODLE = re.compile(
+    r"(?P<name>.+?)(?:_(?P<id>\d+))?_assignsubmission_(?:file|onlinetext)(?:_.*)?", re.DOTALL
+)
+_BRIGHTSPACE = re.compile(
+    r"(?P<id>\d+)-\d+ - (?P<name>.+?) - (?P<time>\w{3} \d{1,2}, \d{4} \d{3,4} [AP]M)(?: - .+)?"
+)
+_BLACKBOARD = re.compile(
+    r".+?_(?P<id>[^_]+)_attempt_(?P<time>\d{4}(?:-\d\d){5})(?:_.+|\.txt)", re.DOTALL
+)
 _GRADESCOPE = re.compile(r"submission_(?P<id>\d+)")
 _COUNT = re.compile(r"-(\d{1,3})(?=\.\w+$)")
+_ENDING = re.compile(r"\.(ipynb(\.txt|\.json)?|zip|json|txt)$", re.IGNORECASE)
 
 
-def who_handed_in(
-    parts: tuple[str, ...], submitters: Mapping[tuple[str, ...], Sequence[Who]], own: re.Pattern
-) -> Sequence[Who]:
-    """Who handed in a file: the outermost name counts, for students choose the inner ones."""
-    for i, part in enumerate(parts):
-        if (match := _MOODLE.fullmatch(part)) is not None:
-            name, number = clean_name(match["name"]), match["id"]
-            return [Who(f"{unique(match['name'])}_{number}", name, {"moodle": number})]
-        if (match := _GRADESCOPE.fullmatch(part)) is not None and i + 1 < len(parts):
-            nobody = Who(part, "", {"gradescope": match["id"]})
-            return submitters.get(parts[: i + 1]) or [nobody]
-        if part == "submitted" and len(parts) - i >= 4:
-            return [Who(unique(parts[i + 1]), "", {"nbgrader": clean_name(parts[i + 1])})]
-        if (match := _CANVAS.fullmatch(part)) is not None and _is_canvas(match):
-            counted = _COUNT.search(part)
-            rank = (int(match["attempt"][:18]), int(counted[1]) if counted else 0)
-            student, ids = f"{unique(match['name'])}_{match['id']}", {"canvas": match["id"]}
-            return [Who(student, clean_name(match["name"]), ids, bool(match["late"]), rank)]
-    *folders, last = parts
-    stem = re.sub(r"\.(ipynb(\.txt|\.json)?|zip)$", "", last, flags=re.IGNORECASE)
-    folders = [re.sub(r"\.zip$", "", part, flags=re.IGNORECASE) for part in folders]
-    if folders and own.search(stem):  # lee/05_kv_cache.ipynb
-        return [Who(unique("/".join(folders)), known=False)]
-    return [Who(unique("/".join((*folders, stem))), known=False)]
+def by_owner(
+    paths: Iterable[str], root: str, submitters: Mapping[str, Any], *, teams: bool = False
+) -> list[Group]:
+    """Files by who handed them in.
+
+    Args:
+        paths: relative to what was downloaded.
+        root: its own name.
+        submitters: what Gradescope's file says, by the path of each folder.
+        teams: whether Moodle's names are those of teams.
+    """
+    groups: dict[str, Group] = {}
+    for path in paths:
+        parts = path.split("/")
+        people = _owners(parts, root, submitters)
+        if teams:
+            people = [_team(who) for who in people]
+        key = "\0".join(who.student for who in people)
+        group = groups.setdefault(key, Group(people, is_file=len(parts) == 1))
+        group.files[path] = people[0]
+    return list(groups.values())
+
+
+def looks_downloaded(paths: Iterable[str]) -> bool:
+    """Whether folders inside the outermost ones are named as platforms name those of students."""
+    inner = {path.split("/")[1] for path in paths if path.count("/")}
+    return METADATA in inner or any(_by_platform(name) is not None for name in inner)
+
+
+def _owners(parts: Sequence[str], root: str, submitters: Mapping[str, Any]) -> list[Who]:
+    for depth in (1, 2):  # an export may have a folder around it
+        folder = "/".join(parts[:depth])
+        if len(parts) > depth and folder in submitters:
+            return _gradescope(parts[depth - 1], submitters[folder])
+    if len(parts) > 1 and _GRADESCOPE.fullmatch(parts[0]):
+        return _gradescope(parts[0], {})
+    if root == "submitted" and len(parts) > 2:
+        return [_nbgrader(parts[0])]
+    if parts[0] == "submitted" and len(parts) > 3:
+        return [_nbgrader(parts[1])]
+    found = _by_platform(parts[0])
+    if found is not None:
+        return [found]
+    student = parts[0] if len(parts) > 1 else _ENDING.sub("", parts[0])
+    prefix = root.removesuffix("-submissions") + "-"  # as GitHub Classroom clones a class
+    if root.endswith("-submissions") and len(parts) > 1 and student.startswith(prefix):
+        user = student.removeprefix(prefix)
+        return [Who(unique(user), "", {"github": clean_name(user)})]
+    return [Who(unique(student), known=False)]
+
+
+def _by_platform(part: str) -> Who | None:
+    """Who a name is, if a platform made it."""
+    if (match := _MOODLE.fullmatch(part)) is not None:
+        name, number = clean_name(match["name"]), match["id"]
+        if number is None:  # only teams lack it, and of them only those of people without one
+            return Who(unique(match["name"]), name, {}, team=True)
+        return Who(f"{name}_{number}", name, {"moodle": number})
+    if (match := _BRIGHTSPACE.fullmatch(part)) is not None:
+        name, number = clean_name(match["name"]), match["id"]
+        when = _local(match["time"], "%b %d, %Y %I%M %p")
+        return Who(f"{name}_{number}", name, {"brightspace": number}, time=when)
+    if (match := _BLACKBOARD.fullmatch(part)) is not None:
+        user, when = match["id"], _local(match["time"], "%Y-%m-%d-%H-%M-%S")
+        return Who(unique(user), "", {"blackboard": clean_name(user)}, time=when)
+    late = "_LATE_" in part
+    if (match := _CANVAS_ANONYMOUS.fullmatch(part)) is not None:
+        ids = {"canvas_anonymous": match["id"]}
+        return Who(f"anonymous_{match['id']}", "", ids, late, _rank(part, match["attempt"]))
+    if (match := _CANVAS.fullmatch(part)) is not None and _is_canvas(match):
+        name, number = clean_name(match["name"]), match["id"]
+        rank = _rank(part, match["attempt"])
+        return Who(f"{name}_{number}", name, {"canvas": number}, bool(match["late"]), rank)
+    return None
+
+
+def _rank(file: str, attempt: str) -> tuple[int, int]:
+    counted = _COUNT.search(file)
+    return int(attempt[:18]), int(counted[1]) if counted else 0
 
 
 def _is_canvas(match: re.Match[str]) -> bool:
@@ -85,12 +170,33 @@ def _is_canvas(match: re.Match[str]) -> bool:
     return not is_date and match["name"].split("_")[0].lower() not in _NOT_NAMES
 
 
-def gradescope_submitters(text: str, folder: tuple[str, ...]) -> dict[tuple[str, ...], list[Who]]:
-    """The submitters by folder, from the file that Gradescope exports beside the folders.
+def _nbgrader(student: str) -> Who:
+    return Who(unique(student), "", {"nbgrader": clean_name(student)})
+
+
+def _team(who: Who) -> Who:
+    """A team that Moodle names as it names a student; its number is not a participant's."""
+    return replace(who, ids={k: v for k, v in who.ids.items() if k != "moodle"}, team=True)
+
+
+def _local(text: str, form: str) -> float | None:
+    try:
+        return datetime.strptime(text, form).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+# --- Gradescope ----------------------------------------------------------------------------------
+
+
+def gradescope_submitters(text: str) -> dict[str, Any]:
+    """What the file says that Gradescope exports beside the folders (in the limited process).
 
     Args:
         text: of the file: YAML, whose keys Ruby may have written as symbols (":name:").
-        folder: where it lies.
+
+    Returns:
+        Folder -> {"time": seconds since 1970 or None, "people": [{"name", "sid", "email"}]}.
 
     Raises:
         ValueError: if it is too long or no YAML.
@@ -106,11 +212,11 @@ def gradescope_submitters(text: str, folder: tuple[str, ...]) -> dict[tuple[str,
     for name, entry in _mapping(tree).items():
         if _GRADESCOPE.fullmatch(name):
             entry = _mapping(entry)
-            people = entry.get("submitters")
+            people, when = entry.get("submitters"), entry.get("created_at")
             persons = [_mapping(one) for one in people] if isinstance(people, list) else []
-            when = entry.get("created_at")
+            facts = [{k: v for k, v in one.items() if isinstance(v, str)} for one in persons]
             time = seconds(when) if isinstance(when, str) else None
-            found[(*folder, name)] = [_submitter(name, one, time) for one in persons if one]
+            found[name] = {"time": time, "people": [one for one in facts if one]}
     return found
 
 
@@ -119,13 +225,17 @@ def _mapping(node: Any) -> dict[str, Any]:
     return {k.lstrip(":"): v for k, v in node.items()} if isinstance(node, dict) else {}
 
 
-def _submitter(folder: str, person: Mapping[str, Any], when: float | None) -> Who:
-    facts = {key: value for key, value in person.items() if isinstance(value, str) and value}
-    ids = {"gradescope": folder.removeprefix("submission_")}
-    ids |= {key: clean_name(facts[key]) for key in ("sid", "email") if key in facts}
-    name = facts.get("name", "")
-    number = facts.get("sid") or facts.get("email") or folder
-    return Who(unique(f"{name}_{number}".strip("_")), clean_name(name), ids, time=when)
+def _gradescope(folder: str, entry: Mapping[str, Any]) -> list[Who]:
+    when, people = entry.get("time"), []
+    for person in entry.get("people", ()):
+        ids = {"gradescope": folder.removeprefix("submission_")}
+        ids |= {key: clean_name(person[key]) for key in ("sid", "email") if person.get(key)}
+        name = person.get("name", "")
+        number = person.get("sid") or person.get("email") or folder
+        student = unique(f"{name}_{number}".strip("_"))
+        people.append(Who(student, clean_name(name), ids, time=when))
+    nobody = Who(folder, "", {"gradescope": folder.removeprefix("submission_")}, time=when)
+    return people or [nobody]
 
 
 def seconds(text: str) -> float:
@@ -140,7 +250,10 @@ def seconds(text: str) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def clean_name(text: str) -> str:
+# --- names ---------------------------------------------------------------------------------------
+
+
+def clean_name(text: str, most: int = _MAX_NAME) -> str:
     """A name as people may read it: no control characters, nothing that turns the text around."""
     try:
         text.encode()
@@ -150,7 +263,7 @@ def clean_name(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     kept = (" " if c.isspace() else c for c in text if c.isspace() or _visible(c))
     text = " ".join("".join(kept).split())
-    return text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _visible(letter: str) -> bool:
@@ -164,7 +277,7 @@ def _escaped(text: str) -> bool:
 def unique(text: str) -> str:
     """As `clean_name`, with a mark if something was lost: no name may pass for another one."""
     clean = clean_name(text)
-    if clean == unicodedata.normalize("NFC", text).strip() and clean:
+    if clean == unicodedata.normalize("NFC", text) and clean:
         return clean
     mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{clean}~{mark}"

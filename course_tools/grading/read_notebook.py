@@ -1,22 +1,24 @@
-"""Reads what is meant to be a notebook, however it was saved (`course grade`).
+"""Reads what is meant to be a notebook, however it was saved (in the process of `reader_child`).
 
 Browsers, editors and learning platforms strip metadata, change encodings, cut files off and put
 other things under the name .ipynb. What can be read is read; what cannot has a status in words.
 """
 
 import codecs
+import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from course_tools.exercise_bank.load import Bank
-from course_tools.grading.extract_answer import read_program
+from course_tools.grading.extract_answer import Program, is_stub, read_program
 
-#: Most cells of a notebook, and most letters of all its code.
-MAX_CELLS, MAX_CODE = 5_000, 1_000_000
+#: Most bytes of a notebook.
+MAX_NOTEBOOK = 50 * 10**6
+#: Most cells of a notebook, most letters of all its code, and of what one answer depends on.
+MAX_CELLS, MAX_CODE, MAX_ANSWER = 5_000, 1_000_000, 400_000
 #: What a file under a notebook's name may be instead, by how it begins.
 _OTHERS = (
     (b"%PDF", "a PDF"),
@@ -41,8 +43,33 @@ class NotANotebookError(ValueError):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the course's own notebooks hold.
+
+    Attributes:
+        exercises: number -> chapter and name of the answer.
+        lessons: digest of a lesson's code cell -> the lesson.
+    """
+
+    exercises: Mapping[str, tuple[int, str]]
+    lessons: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Known":
+        """As `to_json` wrote it."""
+        exercises = {
+            number: (chapter, name) for number, (chapter, name) in data["exercises"].items()
+        }
+        return cls(exercises, data["lessons"])
+
+
+@dataclass(frozen=True)
 class Cell:
-    """A cell, as far as grading needs it.
+    """A cell of code, or of text while a notebook is read.
 
     Attributes:
         is_code: whether it is a code cell.
@@ -53,6 +80,62 @@ class Cell:
     is_code: bool
     source: str
     exercise: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a notebook holds for one exercise.
+
+    Attributes:
+        source: the answer with what it depends on, or None.
+        wrong: why there is none, where something was written; or "".
+        done: whether it is more than the stub.
+    """
+
+    source: str | None
+    wrong: str = ""
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook, as far as grading needs it.
+
+    Attributes:
+        chapter: whose exercises it answers, None if it is a lesson or something else.
+        lesson: the lesson that it is, or "".
+        cells: of code.
+        answers: by exercise.
+    """
+
+    chapter: int | None
+    lesson: str = ""
+    cells: Sequence[Cell] = ()
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+
+
+def read_notebook(data: bytes, known: Known) -> Notebook:
+    """A notebook and its answers.
+
+    Args:
+        data: the file.
+        known: the course's own notebooks.
+
+    Raises:
+        NotANotebookError: if it is no notebook, or one without cells, or far too long.
+    """
+    cells = read_cells(data)
+    code = tuple(cell for cell in cells if cell.is_code)
+    lesson = lesson_of(cells, known)
+    if lesson:
+        return Notebook(None, lesson)
+    program = read_program([cell.source for cell in code])
+    chapter = chapter_of(cells, program, known)
+    if chapter is None:
+        return Notebook(None)
+    names = {n: name for n, (of, name) in known.exercises.items() if of == chapter}
+    answers = {number: _answer(program, name) for number, name in names.items()}
+    return Notebook(chapter, "", code, answers)
 
 
 def read_cells(data: bytes) -> tuple[Cell, ...]:
@@ -76,30 +159,58 @@ def read_cells(data: bytes) -> tuple[Cell, ...]:
     return cells
 
 
-def chapter_of(cells: Sequence[Cell], bank: Bank) -> int | None:
+def chapter_of(cells: Sequence[Cell], program: Program, known: Known) -> int | None:
     """Which chapter a notebook answers: by its cells' metadata, else by the names that it defines.
 
     Args:
         cells: as from `read_cells`.
-        bank: the exercises.
+        program: what its code defines.
+        known: the exercises.
 
     Returns:
         The chapter whose exercises are most, or None. Where names belong to several chapters,
         headings such as "## 5.2 ..." and calls such as check("5.2", ...) decide.
     """
-    marked = Counter(
-        bank.exercises[cell.exercise].chapter for cell in cells if cell.exercise in bank.exercises
-    )
+    chapters = {number: chapter for number, (chapter, _) in known.exercises.items()}
+    marked = Counter(chapters[cell.exercise] for cell in cells if cell.exercise in chapters)
     if marked:
         return max(marked, key=lambda chapter: (marked[chapter], -chapter))
-    names = read_program([cell.source for cell in cells if cell.is_code]).names()
-    defined = Counter(facts.chapter for facts in bank.exercises.values() if facts.answer in names)
+    names = program.names()
+    defined = Counter(chapter for chapter, name in known.exercises.values() if name in names)
     if not defined:
         return None
     text = "\n".join(cell.source for cell in cells)
     numbers = [found[1] or found[2] for found in _TITLE.finditer(text)]
-    titles = Counter(bank.exercises[n].chapter for n in numbers if n in bank.exercises)
+    titles = Counter(chapters[n] for n in numbers if n in chapters)
     return max(defined, key=lambda chapter: (defined[chapter], titles[chapter], -chapter))
+
+
+def lesson_of(cells: Sequence[Cell], known: Known) -> str:
+    """The lesson that a notebook is, "" if it is none: most of its code stands in that lesson."""
+    if any(cell.exercise in known.exercises for cell in cells):
+        return ""
+    code = [cell.source for cell in cells if cell.is_code and cell.source.strip()]
+    found = Counter(filter(None, (known.lessons.get(digest(source)) for source in code)))
+    name, count = found.most_common(1)[0] if found else ("", 0)
+    return name if count >= 3 and 2 * count > len(code) else ""
+
+
+def digest(source: str) -> str:
+    """By what a lesson's cell is known again, wherever blanks were added or lost."""
+    return hashlib.sha256("".join(source.split()).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _answer(program: Program, name: str) -> Answer:
+    try:
+        source = program.answer(name)
+    except (ValueError, RecursionError) as error:
+        return Answer(None, f"the grader cannot follow it ({type(error).__name__}: {error})"[:300])
+    if source is None:
+        return Answer(None, program.mentions(name) or "")
+    if len(source) > MAX_ANSWER:
+        return Answer(None, f"too long: {len(source)} letters")
+    written = any(name in s.defines and not is_stub(s.node) for s in program.statements)
+    return Answer(source, done=written)
 
 
 def _json(data: bytes) -> Any:

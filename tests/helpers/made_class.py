@@ -267,7 +267,7 @@ def _unreadable(good: dict[str, Any], everything: frozenset[str]) -> list[Made]:
     page = b"<!DOCTYPE html><html><body>Sign in to continue</body></html>"
     return [
         Made(_canvas("cutcara", 150), whole[: len(whole) // 2], "truncated", None, "cut off"),
-        Made(_canvas("hugehugo", 151), as_file(huge), "21 MB", None, "too large"),
+        Made(_canvas("hugehugo", 151), as_file(huge), "21 MB", None, "too long"),
         Made(_canvas("pagepia", 152), page, "a web page", None, "web page"),
         Made(_canvas("emptyelif", 153), b"", "empty", None, "empty"),
         Made(_canvas("otherolga", 154), as_file({"cells": [code("x = 1")]}), "another notebook",

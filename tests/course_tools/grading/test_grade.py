@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from course_tools.grading.grade import Grader, grade_all, secret_of
-from course_tools.grading.read_notebook import read_cells
+from course_tools.grading.read_notebook import read_notebook
 from course_tools.grading.results import GRADED, Store, write_whole
-from course_tools.grading.submissions import Submission, find_submissions
+from course_tools.grading.submissions import Submission, find_submissions, known_notebooks
 from course_tools.sandbox.backends import Bubblewrap, Limits, SandboxError, SeparateUser, Unsafe
 from tests.helpers.attacks import BOMBS, HONEST
 from tests.helpers.exercise_bank import ROOT, bank
@@ -33,9 +33,9 @@ def notebook(**changes):
 
 
 def submission(student, data):
-    return Submission(
-        student, student.title(), {}, f"{student}.ipynb", read_cells(data), chapter=CHAPTER
-    )
+    read = read_notebook(data, known_notebooks(bank()))
+    file = f"{student}.ipynb"
+    return Submission(student, student.title(), {}, file, read.cells, read.answers, read.chapter)
 
 
 def made(count):
@@ -80,7 +80,7 @@ def test_one_submission_never_stops_the_rest(graded):
 def test_a_notebook_handed_in_before_the_second_round_still_gets_its_marks(backend, tmp_path):
     """The share of the points that the tree of the tag `before-second-round` gave each answer."""
     file = ROOT / "tests" / "data" / "handed_in_before_second_round.ipynb.json"
-    (one,) = find_submissions(file, bank()).submissions
+    (one,) = find_submissions([file], bank()).submissions
     (result,) = grade_all(Grader(bank(), backend, "a seed"), [one], tmp_path)
     shares = {e.number: e.earned / e.points for e in result.exercises}
     assert shares == {"2.1": 1, "2.2": 0.2, "2.3": 1, "2.4": 1, "2.5": 1, "2.6": 0}
