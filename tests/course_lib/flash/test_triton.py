@@ -224,8 +224,9 @@ def test_inputs_are_left_alone_and_two_runs_agree():
 def test_a_rule_that_only_calls_itself_causal_is_not_taken_for_it():
     liar = Mask(lambda q, k: k <= q + 1, "causal()")
     assert triton_tuning.mode_of(liar) == TILES and triton_tuning.mode_of(causal()) == CAUSAL
+    assert triton_tuning.mode_of(Mask(lambda q, k: k <= q, "full()")) == TILES
     assert triton_tuning.mode_of(None) == triton_tuning.mode_of(full()) == FULL
-    assert triton_tuning.mode_of(causal() & causal()) == TILES
+    assert triton_tuning.mode_of(causal() & full()) == CAUSAL
     rng = np.random.default_rng(9)
     q, k, v, do = tensors(rng, 1, 1, 1, 20, 20, 16)
     check(q, k, v, do, liar)
