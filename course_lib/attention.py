@@ -23,7 +23,7 @@ import torch
 
 from course_lib.masks import Mask, check_mask
 from course_lib.masks.rule import Positions
-from course_lib.validate import Array, check_choice, check_floating, is_torch
+from course_lib.validate import Array, ArrayT, check_choice, check_floating, is_torch
 
 EmptyRows = Literal["error", "zeros"]
 
@@ -31,7 +31,7 @@ EmptyRows = Literal["error", "zeros"]
 _HALF = (torch.float16, torch.bfloat16, np.dtype(np.float16))
 
 
-def scores(q: Array, k: Array, scale: float | None = None) -> Array:
+def scores(q: ArrayT, k: ArrayT, scale: float | None = None) -> ArrayT:
     """Steps 1 and 2: the dot product of every query with every key, scaled.
 
     Args:
@@ -59,8 +59,8 @@ def scores(q: Array, k: Array, scale: float | None = None) -> Array:
 
 
 def masked_softmax(
-    scores: Array, mask: Array | None = None, *, empty_rows: EmptyRows = "error"
-) -> Array:
+    scores: ArrayT, mask: Array | None = None, *, empty_rows: EmptyRows = "error"
+) -> ArrayT:
     """Steps 3 and 4: softmax over the visible keys of each row.
 
     Equal to setting blocked scores to -inf and taking the softmax, except in a row with no
@@ -103,17 +103,17 @@ def masked_softmax(
 
 
 def attention(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
     mask: Mask | Array | None = None,
     *,
     scale: float | None = None,
-    score_mod: Callable[[Array], Array] | None = None,
+    score_mod: Callable[[ArrayT], ArrayT] | None = None,
     q_pos: Positions | None = None,
     k_pos: Positions | None = None,
     empty_rows: EmptyRows = "error",
-) -> tuple[Array, Array]:
+) -> tuple[ArrayT, ArrayT]:
     """All five steps: `scores -> mask -> softmax -> weighted sum`.
 
     Args:
@@ -194,7 +194,7 @@ def matrix_of(
     return matrix if is_torch(scores) else matrix.numpy()
 
 
-def visible_cells(scores: Array, mask: Array | None) -> Array:
+def visible_cells(scores: ArrayT, mask: Array | None) -> ArrayT:
     """`mask` checked and stretched to the shape of the scores [..., Tq, Tk]."""
     xp = torch if is_torch(scores) else np
     if mask is None:
@@ -219,23 +219,24 @@ def visible_cells(scores: Array, mask: Array | None) -> Array:
 # --- inside ------------------------------------------------------------------------------------
 
 
-def _at_least_float32(array: Array) -> Array:
+def _at_least_float32(array: ArrayT) -> ArrayT:
     if array.dtype not in _HALF:
         return array
     return _as_dtype(array, torch.float32 if is_torch(array) else np.float32)
 
 
-def _as_dtype(array: Array, dtype: Any) -> Array:
+def _as_dtype(array: ArrayT, dtype: Any) -> ArrayT:
     return array.to(dtype) if is_torch(array) else array.astype(dtype, copy=False)
 
 
-def _for_each_head(name: str, array: Array, other: Array) -> Array:
+def _for_each_head(name: str, array: ArrayT, other: Array) -> ArrayT:
     """`array` [..., G, T, d] with each grouped head repeated, if `other` [..., H, T, d] has more.
 
     Raises:
         ValueError: if the leading axes do not fit, with groups or without.
     """
-    shape, wanted = tuple(array.shape[:-2]), tuple(other.shape[:-2])
+    shape: tuple[int, ...] = tuple(array.shape[:-2])
+    wanted: tuple[int, ...] = tuple(other.shape[:-2])
     shared = 1
     if shape and wanted and shape[-1] > 1 and wanted[-1] % shape[-1] == 0:
         shared = wanted[-1] // shape[-1]  # H / G

@@ -4,7 +4,7 @@ Each error names the argument, what was expected and what came.
 """
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: What most functions take: an array of NumPy or a tensor.
 Array = NDArray[Any] | torch.Tensor
+#: The library that goes in comes out.
+ArrayT = TypeVar("ArrayT", NDArray[Any], torch.Tensor)
 
 
 def is_torch(array: Any) -> "TypeIs[torch.Tensor]":

@@ -27,6 +27,7 @@ from course_lib.leaks import influence
 from course_lib.masks import Mask, causal, full, open_rows, prefix_lm
 from course_lib.trace import trace
 from course_lib.training import shift
+from course_lib.validate import to_numpy
 
 WORDS = ("The", "cat", "sat", "on", "the", "mat")
 
@@ -100,7 +101,7 @@ def fiftieth_token(claim: Claim) -> Finding:
 @check
 def one_more_each_row(_: Claim) -> Finding:
     """Row sums."""
-    sums = causal().matrix(5).sum(axis=1)
+    sums = to_numpy(causal().matrix(5)).sum(axis=1)
     return either(bool((np.diff(sums) == 1).all()), f"visible in each row: {sums.tolist()}")
 
 
@@ -557,7 +558,7 @@ def prefix_formula(_: Claim) -> Finding:
     wanted = "".join(str(int(x)) for x in right[0])
     return either(
         np.array_equal(said, right),
-        f"{int((said != right).sum())} cells of 25 differ; row 0 is {row}, should be {wanted}",
+        f"{int(np.sum(said != right))} cells of 25 differ; row 0 is {row}, should be {wanted}",
     )
 
 
@@ -566,7 +567,7 @@ def prefix_at_its_ends(_: Claim) -> Finding:
     """P = 0 and P = N, for both rules."""
 
     def said(p: int) -> NDArray[Any]:
-        return Mask(lambda q, k: (q < p) | (k <= q), "i < P or j <= i").matrix(5)
+        return to_numpy(Mask(lambda q, k: (q < p) | (k <= q), "i < P or j <= i").matrix(5))
 
     good = all(
         np.array_equal(rule(0), causal().matrix(5)) and np.array_equal(rule(5), full().matrix(5))

@@ -18,8 +18,9 @@ from course_lib.factcheck.record import (
 )
 from course_lib.masks import causal, full
 from course_lib.trace import Trace, trace
+from course_lib.validate import Array
 
-Rows = Sequence[ArrayLike]
+Rows = Sequence[ArrayLike] | Array
 
 
 def _causal() -> Trace:
@@ -193,7 +194,7 @@ def upper_triangle_of_001(_: Claim) -> Finding:
 
 def _x_of_004() -> NDArray[np.float64]:
     """The random x of document 004: output = weights x, so x = inverse(weights) output."""
-    return np.linalg.solve(_printed("004.22"), _printed("004.25"))
+    return np.linalg.solve(_printed("004.22"), _printed("004.25")).astype(np.float64)
 
 
 @check
