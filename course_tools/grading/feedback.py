@@ -28,7 +28,6 @@ def gradescope(result: Result, about: About) -> dict[str, Any]:
     """results.json of one submission, in the form that Gradescope's autograder reads."""
     lines = [UNSAFE] if about.unsafe else []
     lines += [] if result.status == GRADED else [f"Not graded: {result.status}."]
-    lines += [f"Sandbox: {about.sandbox}; {about.limits}."]
     return {
         "score": result.earned,
         "output": "\n".join(lines),
@@ -54,10 +53,12 @@ def gradescope(result: Result, about: About) -> dict[str, Any]:
 
 def _lines(exercise: ExerciseResult) -> list[str]:
     """An exercise of the page as plain text."""
-    lines = [exercise.note] if exercise.note else []
+    lines, told = [exercise.note] if exercise.note else [], set()
     for claim in exercise.claims:
         lines.append(f"{'✓' if claim.wrong is None else '✗'} {claim.says}")
-        lines += [f"    {claim.reason}"] if claim.wrong is not None else []
+        if claim.wrong is not None:
+            lines.append(f"    {'As above.' if claim.reason in told else claim.reason}")
+            told.add(claim.reason)
     if exercise.misconception:
         lines.append(f"{_looks_like(exercise)} {exercise.advice}")
     lines += [f"On the inputs of the check in the notebook: {text}" for text in exercise.seen[:1]]

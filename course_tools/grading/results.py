@@ -251,7 +251,7 @@ def write_whole(file: Path, text: str) -> None:
     """Write a file so that at every moment it is either as it was or complete."""
     part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as stream:
+        with part.open("w", encoding="utf-8", errors="replace", newline="") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

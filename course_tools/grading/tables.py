@@ -73,11 +73,11 @@ def moodle(students: Sequence[Student], chapter: int, about: About) -> str:
 def items(students: Sequence[Student], exercises: Sequence[ExerciseFacts], about: About) -> str:
     """items.csv: how hard each exercise was, and what people thought.
 
-    Difficulty is the mean share of the points (1 = easy). Discrimination is the correlation of
+    Facility is the mean share of the points (1 = easy). Discrimination is the correlation of
     that share with the share of the points of the chapter's other exercises; empty if fewer than
     five students or no differences.
     """
-    head = ["exercise", "title", "points", "students", "not done", "difficulty", "discrimination"]
+    head = ["exercise", "title", "points", "students", "not done", "facility", "discrimination"]
     rows = [[*head, "misconceptions", "sandbox"]]
     for facts in exercises:
         found = [s.exercises[facts.number] for s in students if facts.number in s.exercises]
@@ -86,11 +86,11 @@ def items(students: Sequence[Student], exercises: Sequence[ExerciseFacts], about
         shares = [e.earned / e.points for e in found if e.points]
         names = Counter(e.misconception for e in found if e.misconception)
         thoughts = "; ".join(f"{name} ({n})" for name, n in names.most_common())
-        difficulty = f"{np.mean(shares):.2f}" if shares else ""
+        facility = f"{np.mean(shares):.2f}" if shares else ""
         rows.append(
             [
                 facts.number, facts.title, number(facts.points), str(len(found)), str(missing),
-                difficulty, _discrimination(students, facts), thoughts,
+                facility, _discrimination(students, facts), thoughts,
                 UNSAFE if about.unsafe else about.sandbox,
             ]
         )  # fmt: skip
@@ -123,6 +123,8 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 def harmless(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula: an apostrophe stands before what might be."""
     cell = "".join(" " if c in "\r\n\t\0\v\f" else c for c in cell)
+    # A spreadsheet that separates cells at another mark finds the start of one in the middle.
+    cell = re.sub(r"([;|]\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1'", cell)
     is_number = re.fullmatch(r"-?\d+(\.\d+)?", cell) is not None
     return f"'{cell}" if cell.lstrip().startswith(_FORMULA) and not is_number else cell
 

@@ -43,6 +43,7 @@ ABOUT = About(
 UNSAFE_RUN = replace(ABOUT, sandbox="unsafe")
 #: What students and platforms might put anywhere.
 EVIL = ['=HYPERLINK("http://x")', "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1"]
+EVIL += [";=1+1;", "a; @SUM(A1)", "|-1"]
 EVIL += ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a,b\nc", "'--", "&amp;"]
 
 
@@ -135,9 +136,9 @@ def test_items_tell_how_hard_an_exercise_was_and_what_people_thought(tmp_path):
     shares = [(1, 0, 0, 1, 1, 1)] * 3 + [(0, 1, 0, 0, 0, 0)] * 3
     write_all(tmp_path, [result(f"s{i}", one) for i, one in enumerate(shares)])
     rows = {row["exercise"]: row for row in table(tmp_path / "items.csv")}
-    assert rows["2.1"]["difficulty"] == "0.50" and float(rows["2.1"]["discrimination"]) > 0.9
+    assert rows["2.1"]["facility"] == "0.50" and float(rows["2.1"]["discrimination"]) > 0.9
     assert float(rows["2.2"]["discrimination"]) < -0.9
-    assert (rows["2.3"]["difficulty"], rows["2.3"]["discrimination"]) == ("0.00", "")
+    assert (rows["2.3"]["facility"], rows["2.3"]["discrimination"]) == ("0.00", "")
     assert rows["2.3"]["misconceptions"] == "polarity inverted (6)"
 
 
@@ -167,6 +168,7 @@ def test_no_cell_is_a_formula_and_no_text_becomes_a_tag(tmp_path, evil):
             for cell in row:
                 assert not re.match(r"\s*[=+\-@\uff1d]", cell) or re.fullmatch(r"-[\d.]+", cell)
                 assert not set(cell) & set("\t\r\n")
+                assert not re.search(r"[;|]\s*[=+\-@]", cell)
     for page in (tmp_path / "feedback").glob("*.html"):
         parser = _Tags()
         parser.feed(page.read_text("utf-8"))
@@ -242,6 +244,22 @@ def test_a_page_names_the_thought_and_what_to_read_and_stands_alone():
     assert not parser.addresses and "url(" not in text
     linked = page(result("kim", [0] * 6), replace(ABOUT, address="https://github.com/uni/course"))
     assert 'href="https://github.com/uni/course/blob/v1/notebooks/02_tril_mask.ipynb#' in linked
+
+
+def test_one_cause_is_said_once_and_no_word_of_the_sandbox():
+    claims = tuple(ClaimResult(f"holds for n = {n}", 0.25, "row 3 sees the future") for n in "1234")
+    one = result("kim", [], exercises=(exercise("2.1", 0, claims=claims),))
+    shown = gradescope(one, ABOUT)
+    for text in (page(one), shown["output"] + shown["tests"][0]["output"]):
+        assert text.count("row 3 sees the future") == 1 and text.count("As above.") == 3
+        assert not re.search("sandbox|bubblewrap|cgroup", text, re.IGNORECASE)
+
+
+def test_half_a_letter_in_an_error_stops_no_table(tmp_path):
+    one = exercise("2.1", 0, seen=("it stops with E: \ud800",), note="\udc80")
+    write_all(tmp_path, [result("kim", [], exercises=(one,))])
+    assert "It stops with E: ?" in (tmp_path / "feedback" / "kim.html").read_text("utf-8")
+    assert table(tmp_path / "grades.csv")[0]["student"] == "kim"
 
 
 def test_a_judges_own_error_is_not_shown_to_students():
