@@ -1,18 +1,14 @@
 """What one decoding step costs, with and without a cache, ours and Hugging Face's (chapter 5).
 
-    python benchmarks/kv_cache.py            # about eleven minutes; writes results/kv_cache.json
-    python benchmarks/kv_cache.py --batches 1 --contexts 128 --processes 1 --out -
+    python benchmarks/kv_cache.py            # under six minutes; results/kv_cache.json and README
+    python benchmarks/kv_cache.py --batches 1 --contexts 128 --out -
 
 A model of GPT-2-small's shape with random weights, float32, one thread of the processor. Every
 variant has the same weights, reads the same prompt and must write the same greedy words; only
 then are steps timed. A step is one forward pass that feeds one word (all words, for "recompute")
 and takes the likeliest next one; after it the cache is put back, so that every sample is at the
 same context. The variants take turns, a few steps each, so that other work on the machine hits all
-alike. A step takes a few percent more in one process than in another, as long as they live, so a
-case of one text is measured in five processes; one of eight texts, which take minutes to read, in
-one. The table shows the median of the processes' medians for each variant, and the best step; the
-ratios are those of the medians, and the lowest and highest ratio of a single process stand beside
-them.
+alike. The table shows medians; the ratios are those of the medians.
 
 Variants: recompute (our model, no cache), concat and static (our caches), hf dynamic and hf
 static (Hugging Face's model with its DynamicCache and StaticCache, run eagerly as ours is; its
@@ -23,14 +19,14 @@ make for one word: all weights are read once, nothing else happens).
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
 import platform
+import re
 import statistics
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -42,6 +38,9 @@ from course_lib.gpt import GPT
 from course_lib.gpt2 import load_gpt2
 
 RESULTS = Path(__file__).parent / "results" / "kv_cache.json"
+README = Path(__file__).parents[1] / "README.md"
+#: Where the README shows the record.
+SHOWN = re.compile(r"(?<=<!-- kv_cache -->\n).*?(?=<!-- /kv_cache -->)", re.DOTALL)
 #: Words that every variant must write alike before it is timed.
 CHECKED_WORDS = 4
 #: Steps in a row, as in generation, before it is the next variant's turn.
@@ -174,15 +173,6 @@ def make_models(seed: int = 0) -> tuple[GPT2LMHeadModel, GPT]:
     return theirs, load_gpt2(theirs.state_dict(), heads=config.n_head)
 
 
-def written(variant: Variant, prompt: Tensor, total: int) -> list[list[int]]:
-    """Greedy words after a prompt, of which the last one is fed as the first step."""
-    variant.prefill(prompt[:, :-1], total)
-    words = [prompt[:, -1:]]
-    for _ in range(CHECKED_WORDS):
-        words.append(variant.step(words[-1]))
-    return torch.cat(words[1:], dim=1).tolist()
-
-
 def variants_of(theirs: GPT2LMHeadModel, ours: GPT) -> dict[str, Variant]:
     """All variants by name, in the order in which they take turns."""
     return {
@@ -195,71 +185,52 @@ def variants_of(theirs: GPT2LMHeadModel, ours: GPT) -> dict[str, Variant]:
     }
 
 
-def measure(context: int, batch: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of steps at a context, by variant, in the order in which they were taken."""
-    torch.set_num_threads(1)
-    variants = variants_of(*make_models())
+def timed(variant: Variant, word: Tensor) -> tuple[Tensor, float]:
+    """The next word, and the milliseconds that the step took."""
+    begin = time.perf_counter()
+    following = variant.step(word)
+    return following, 1000 * (time.perf_counter() - begin)
+
+
+def measure(variants: dict[str, Variant], context: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Median and best step at a context, by variant, once all have written the same words."""
     generator = torch.Generator().manual_seed(context)
     prompt = torch.randint(50257, (batch, context - CHECKED_WORDS + 1), generator=generator)
     samples: dict[str, list[float]] = {name: [] for name in variants}
-    with torch.inference_mode():
-        check_agreement(variants, prompt, context)
-        full = torch.randint(50257, (batch, context), generator=generator)
-        for variant in variants.values():
-            variant.prefill(full[:, :-1], context)
-        for number in range(rounds):
-            for name, variant in variants.items():
-                # A step without a cache takes as long as many others; three samples are enough.
-                burst = BURST if name != "recompute" else int(number < 3)
-                for _ in range(burst):
-                    begin = time.perf_counter()
-                    variant.step(full[:, -1:])
-                    samples[name].append(1000 * (time.perf_counter() - begin))
-                    variant.back()
-    return samples
-
-
-def check_agreement(variants: dict[str, Variant], prompt: Tensor, total: int) -> None:
-    """Stop unless all variants write the same words."""
-    texts = {name: written(v, prompt, total) for name, v in variants.items() if name != "floor"}
-    reference = texts["recompute"]
-    for name, text in texts.items():
-        if text != reference:
-            raise RuntimeError(f"{name} wrote {text}, and recompute {reference}")
-    distinct = len({word for row in reference for word in row})
-    print(f"  all write the same {distinct} different words")
-
-
-def in_fresh_processes(case: tuple[int, int, int], processes: int) -> list[dict[str, list[float]]]:
-    """`measure(*case)` several times, each time in a process of its own, one after the other."""
-    found = []
-    for _ in range(processes):
-        # Unlike a Pool, an executor tells if the process is killed, for want of memory say.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(measure, *case).result())
-    return found
-
-
-def steps_of(found: list[dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """Median over processes of the median step, and best step of all, by variant."""
+    texts = {}
+    for name, variant in variants.items():
+        variant.prefill(prompt[:, :-1], context)
+        words = [prompt[:, -1:]]
+        for _ in range(CHECKED_WORDS):
+            following, ms = timed(variant, words[-1])
+            words.append(following)
+            samples[name].append(ms)
+        texts[name] = torch.cat(words, dim=1).tolist()
+        if name != "floor" and texts[name] != texts["recompute"]:
+            raise RuntimeError(f"{name} wrote {texts[name]}, and recompute {texts['recompute']}")
+    cached = [name for name in variants if name != "recompute"]  # whose four samples are enough
+    for name in cached:
+        samples[name].clear()
+    for variant in variants.values():
+        variant.back()
+    for _ in range(rounds):
+        for name in cached:
+            for _ in range(BURST):
+                samples[name].append(timed(variants[name], prompt[:, -1:])[1])
+                variants[name].back()
     return {
-        name: {
-            "median_ms": round(statistics.median(statistics.median(f[name]) for f in found), 2),
-            "best_ms": round(min(min(f[name]) for f in found), 2),
-        }
-        for name in found[0]
+        name: {"median_ms": round(statistics.median(ms), 2), "best_ms": round(min(ms), 2)}
+        for name, ms in samples.items()
     }
 
 
 def ratios_of(steps: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The ratios that the course promises, from the medians."""
-    ms = {name: step["median_ms"] for name, step in steps.items()}
+    """What the others take over what our static cache takes, from the medians."""
+    ours = steps["static"]["median_ms"]
     return {
-        "floor_over_static": round(ms["floor"] / ms["static"], 3),
-        "recompute_over_static": round(ms["recompute"] / ms["static"], 2),
-        "concat_over_static": round(ms["concat"] / ms["static"], 3),
-        "hf_dynamic_over_static": round(ms["hf dynamic"] / ms["static"], 3),
-        "hf_static_over_static": round(ms["hf static"] / ms["static"], 3),
+        f"{name.replace(' ', '_')}_over_static": round(step["median_ms"] / ours, 3)
+        for name, step in steps.items()
+        if name != "static"
     }
 
 
@@ -285,14 +256,21 @@ def hardware() -> dict[str, str | int]:
     }
 
 
-def print_table(
-    steps: dict[str, dict[str, float]], ratios: dict[str, float], spread: dict[str, list[float]]
-) -> None:
-    """Steps by variant, and each ratio with its lowest and highest value in one process."""
-    for variant, ms in steps.items():
-        print(f"  {variant:<12}{ms['median_ms']:>10.1f} ms   (best {ms['best_ms']:.1f})")
-    for name, ratio in ratios.items():
-        print(f"  {name:<24}{ratio:>8.3f}   ({spread[name][0]:.3f} to {spread[name][-1]:.3f})")
+def shown(result: dict[str, Any]) -> str:
+    """The record as the README shows it."""
+    hw = result["hardware"]
+    names = next(iter(result["steps"].values()))
+    head = ["batch, context", *(name.replace("hf", "HF") for name in names)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for case, steps in result["steps"].items():
+        _, batch, _, context = case.split("_")
+        cells = [f"{batch}, {context}", *(f"{step['median_ms']:.1f}" for step in steps.values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    told = (
+        f"Median milliseconds of one run on {result['date']}: {hw['processor']} with "
+        f"{hw['instructions']}, torch {hw['torch']}, transformers {hw['transformers']}."
+    )
+    return "\n".join([*lines, "", told, ""])
 
 
 def main() -> None:
@@ -300,25 +278,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 1023])
-    parser.add_argument("--rounds", type=int, default=10, help=f"turns of {BURST} steps")
-    parser.add_argument("--processes", type=int, default=5, help="fresh ones for a single text")
+    parser.add_argument("--rounds", type=int, default=20, help=f"turns of {BURST} steps")
     parser.add_argument("--out", default=str(RESULTS), help="a JSON file, or - for none")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    steps, ratios, spread = {}, {}, {}
+    theirs, ours = make_models()
+    steps = {}
     for batch in options.batches:
         for context in options.contexts:
-            name = f"batch_{batch}_context_{context}"
-            print(f"batch {batch}, context {context}", flush=True)
-            rounds = options.rounds if batch == 1 else max(2, options.rounds // 3)
-            processes = options.processes if batch == 1 else 1
-            found = in_fresh_processes((context, batch, rounds), processes)
-            steps[name] = steps_of(found)
-            ratios[name] = ratios_of(steps[name])
-            single = [ratios_of(steps_of([one])) for one in found]
-            spread[name] = {key: sorted(r[key] for r in single) for key in ratios[name]}
-            print_table(steps[name], ratios[name], spread[name])
-    ours = make_models()[1]
+            rounds = max(2, options.rounds // batch)
+            with torch.inference_mode():
+                found = measure(variants_of(theirs, ours), context, batch, rounds)
+            steps[f"batch_{batch}_context_{context}"] = found
+            print(f"batch {batch}, context {context}: all write the same words", flush=True)
+            for name, ms in found.items():
+                print(f"  {name:<12}{ms['median_ms']:>10.1f} ms   (best {ms['best_ms']:.1f})")
     shape = ours.config
     result = {
         "benchmark": "kv_cache",
@@ -336,13 +310,14 @@ def main() -> None:
             "dtype": "float32",
         },
         "steps": steps,
-        "ratios": ratios,
-        "ratios_of_single_processes": spread,
+        "ratios": {case: ratios_of(found) for case, found in steps.items()},
     }
     if options.out != "-":
         Path(options.out).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    flat = {f"{case}_{name}": x for case, found in ratios.items() for name, x in found.items()}
-    print(json.dumps(flat))
+    if options.out == str(RESULTS):
+        README.write_text(SHOWN.sub(lambda _: shown(result), README.read_text("utf-8")), "utf-8")
+    ratios = result["ratios"].items()
+    print(json.dumps({f"{case}_{name}": x for case, found in ratios for name, x in found.items()}))
 
 
 if __name__ == "__main__":
