@@ -7,16 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.cache import RingCache, StaticCache
-from course_lib.generation import (
-    Sampling,
-    choose,
-    generate,
-    left_pad,
-    probabilities,
-    stream,
-)
+from course_lib.generation import generate, left_pad, stream
 from course_lib.gpt import GPT, GPTConfig, evaluating
 from course_lib.masks import causal, prefix_lm, same_document, sliding_window
+from course_lib.sampling import Sampling, choose, probabilities
 
 CONFIG = GPTConfig(vocab_size=5, context=8, layers=1, heads=1, width=8)
 
@@ -62,17 +56,17 @@ def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
 def test_lower_temperature_means_likelier_words() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0]]).expand(5000, 3)
     share = [
-        (choose(logits, temperature=t, rng=np.random.default_rng(0)) == 2).double().mean().item()
+        (choose(logits, Sampling(t), np.random.default_rng(0)) == 2).double().mean().item()
         for t in (0.2, 1.0, 5.0)
     ]
     exact = [torch.softmax(logits[0] / t, dim=-1)[2].item() for t in (0.2, 1.0, 5.0)]
     assert share == pytest.approx(exact, abs=0.03)
-    assert (choose(logits, temperature=0) == 2).all()
+    assert (choose(logits, Sampling(0)) == 2).all()
 
 
 def test_a_word_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]])
-    words = choose(logits.expand(2000, 5), rng=np.random.default_rng(0))
+    words = choose(logits.expand(2000, 5), Sampling(), np.random.default_rng(0))
     assert set(words.tolist()) == {1, 3}
 
 
@@ -89,12 +83,12 @@ class Loaded:
 def test_the_largest_draw_still_gives_a_word() -> None:
     """Ten times 0.1 adds up to a little less than 1 in floating point."""
     top = Loaded(float(np.nextafter(1.0, 0.0)))
-    assert choose(torch.zeros(1, 10), rng=top).item() == 9
+    assert choose(torch.zeros(1, 10), Sampling(), top).item() == 9
 
 
 def test_the_smallest_draw_gives_no_forbidden_word() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, 0.0]])
-    assert choose(logits, rng=Loaded(0.0)).item() == 1
+    assert choose(logits, Sampling(), Loaded(0.0)).item() == 1
 
 
 def test_a_prompt_may_be_one_text_or_many() -> None:
@@ -112,9 +106,7 @@ def test_bad_types_are_refused() -> None:
         generate(model(), [1], 1, temperature=0, stop=["."])
     plain = torch.nn.Sequential(torch.nn.Embedding(5, 5))
     assert generate(plain, [1], 2, temperature=0).shape == (3,)
-    with pytest.raises(
-        TypeError, match="expected a GPT, to use a cache or padding; got Sequential"
-    ):
+    with pytest.raises(TypeError, match="such as a GPT, to use a cache or padding; got Sequential"):
         generate(plain, [1], 2, temperature=0, cache="static")
 
 
@@ -403,9 +395,9 @@ def test_filters_follow_each_other_and_greedy_ignores_them() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     both = probabilities(logits, Sampling(top_k=2, top_p=0.6))  # .625 of the top two: one word
     assert both.tolist() == [[1.0, 0.0, 0.0, 0.0]]
-    words = choose(logits.expand(500, 4), rng=np.random.default_rng(0), top_p=0.75)
+    words = choose(logits.expand(500, 4), Sampling(top_p=0.75), np.random.default_rng(0))
     assert set(words.tolist()) == {0, 1}
-    assert choose(logits, temperature=0, top_k=3).item() == 0
+    assert choose(logits, Sampling(0, top_k=3)).item() == 0
 
 
 def test_what_top_p_has_filtered_out_is_never_drawn() -> None:
@@ -416,7 +408,7 @@ def test_what_top_p_has_filtered_out_is_never_drawn() -> None:
             return np.full(size, np.nextafter(1.0, 0.0))
 
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 300)))
-    words = choose(logits, rng=Largest(), top_p=0.5)
+    words = choose(logits, Sampling(top_p=0.5), Largest())
     kept = probabilities(logits, Sampling(top_p=0.5))
     assert (kept.gather(1, words[:, None]) > 0).all()
 
@@ -465,4 +457,4 @@ def test_requests_that_would_fail_half_way_fail_at_once_and_change_nothing():
 )
 def test_what_makes_no_distribution_is_refused(logits, temperature):
     with pytest.raises(ValueError, match="logits: expected numbers that make a distribution"):
-        choose(torch.tensor([logits]), temperature=temperature, rng=np.random.default_rng(0))
+        choose(torch.tensor([logits]), Sampling(temperature), np.random.default_rng(0))

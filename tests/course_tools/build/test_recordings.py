@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from course_lib.explorers.recordings import FILE, load
-from course_lib.generation import choose
 from course_lib.language import toy
+from course_lib.sampling import Sampling, choose
 from course_tools.build import recordings
 from tests.helpers.paths import ROOT
 
@@ -76,7 +76,7 @@ def test_the_stored_words_follow_from_the_stored_logits(who, data):
         rng = np.random.default_rng(4)
         for row, word in zip(run.logits, run.tokens[1:], strict=True):
             batch = torch.from_numpy(row).expand(recordings.TEXTS, -1)
-            assert choose(batch, rng=rng)[i] == word
+            assert choose(batch, Sampling(), rng)[i] == word
 
 
 def test_under_a_teacher_the_honest_model_says_what_the_language_says(data):
