@@ -33,9 +33,9 @@ tensor([[True, True, True]])
         layer.commit(n)                  # only now do the lengths move
 
 What is written lies beyond `length` until it is committed, so a pass that fails, or that the
-reader stops, leaves nothing to undo. A cache in which every sequence of the batch has a length of
-its own (a server's blocks) answers [B, T] and [B, S] and overrides these four methods and `crop`;
-what lies at positions that were never written must be finite, and stand later than every query.
+reader stops, leaves nothing to undo. A cache in which each sequence of a batch has a length of
+its own (a server's blocks) answers [B, T] and [B, S], with -1 where a sequence has no word, and
+overrides these four methods and `crop`. What it hands out at -1 must be finite: 0 x NaN is NaN.
 """
 
 from abc import ABC, abstractmethod
@@ -125,6 +125,7 @@ class Cache(ABC):
         """Where the keys stand that `write` of n more returns, int64 [S]; nothing changes."""
         return torch.cat([self.positions, self.next_positions(n)])
 
+    @abstractmethod
     def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the keys and values of the next positions; they count once they are committed.
 
@@ -142,8 +143,6 @@ class Cache(ABC):
             ValueError: if shapes or devices do not fit, if the cache would overflow, or if
                 gradients would have to flow through a buffer that is overwritten.
         """
-        check_fit(k, v, self._k if self.length else None, self._v, self.length, self.room)
-        return self._write(k, v)
 
     def commit(self, n: int) -> None:
         """Count the n positions that were written last."""
@@ -201,9 +200,9 @@ class Cache(ABC):
     def _device(self) -> torch.device | None:
         return None if self._k is None else self._k.device
 
-    @abstractmethod
-    def _write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """`write`, after its check."""
+    def _check(self, k: Tensor, v: Tensor) -> None:
+        """Refuse what `write` cannot take."""
+        check_fit(k, v, self._k if self.length else None, self._v, self.length, self.room)
 
     def _held(self, buffer: Tensor) -> Tensor:
         """The part of `self._k` or `self._v` that is held, in the order of `positions`."""
@@ -216,7 +215,9 @@ class ConcatCache(Cache):
     Gradients pass through it.
     """
 
-    def _write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.write`."""
+        self._check(k, v)
         old_k, old_v = self.view() if self.length else (k[..., :0, :], v[..., :0, :])
         self._k, self._v = torch.cat([old_k, k], dim=-2), torch.cat([old_v, v], dim=-2)
         return self._k, self._v
@@ -238,17 +239,16 @@ class StaticCache(Cache):
         """How many more positions fit."""
         return self.capacity - self.length
 
-    def _write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.write`."""
+        self._check(k, v)
         check_no_gradient(k, v)
-        if self.length == 0:
-            self._k, self._v = (
-                _buffer(self._k, k, self.capacity),
-                _buffer(self._v, v, self.capacity),
-            )
+        self._k = keys = _buffer(self._k, k, self.capacity)
+        self._v = values = _buffer(self._v, v, self.capacity)
         end = self.length + k.shape[-2]
-        self._k[..., self.length : end, :] = k
-        self._v[..., self.length : end, :] = v
-        return self._k[..., :end, :], self._v[..., :end, :]
+        keys[..., self.length : end, :] = k
+        values[..., self.length : end, :] = v
+        return keys[..., :end, :], values[..., :end, :]
 
 
 class RingCache(Cache):
@@ -278,7 +278,9 @@ class RingCache(Cache):
         held = torch.arange(self.first, self.length, device=self._device)
         return held[torch.argsort(held % self.slots)]
 
-    def _write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cache.write`."""
+        self._check(k, v)
         check_no_gradient(k, v)
         self._aside = k, v
         if self.length == 0:
@@ -289,13 +291,12 @@ class RingCache(Cache):
     def commit(self, n: int) -> None:
         """Put what was written last into its slots, and count it."""
         k, v = self._aside
-        if self.length == 0:
-            self._k = _buffer(self._k, k, self.slots)
-            self._v = _buffer(self._v, v, self.slots)
+        self._k = keys = _buffer(self._k, k, self.slots)
+        self._v = values = _buffer(self._v, v, self.slots)
         end, kept = self.length + n, min(n, self.slots)
         slots = torch.arange(end - kept, end, device=k.device) % self.slots
-        self._k[..., slots, :] = k[..., n - kept : n, :]
-        self._v[..., slots, :] = v[..., n - kept : n, :]
+        keys[..., slots, :] = k[..., n - kept : n, :]
+        values[..., slots, :] = v[..., n - kept : n, :]
         self.first, self.length = max(self.first, end - self.slots), end
         del self._aside
 
@@ -314,7 +315,7 @@ class RingCache(Cache):
 
 
 def _buffer(old: Tensor | None, new: Tensor, slots: int) -> Tensor:
-    """An empty buffer for keys like `new`: the old one, if they fit."""
+    """A buffer for keys like `new`: the old one, if they fit, else an empty one."""
     shape = (*new.shape[:-2], slots, new.shape[-1])
     if old is not None and (old.shape, old.dtype, old.device) == (shape, new.dtype, new.device):
         return old
@@ -339,12 +340,12 @@ def new_caches(kind: CacheKind, layers: int, context: int, size: int | None = No
         raise ValueError(f"kind: expected one of {get_args(CacheKind)}; got {kind!r}")
     if kind == "concat" and size is not None:
         raise ValueError(f"size: expected none for a concat cache; got {size}")
-    if kind == "ring" and size is None:
-        raise ValueError("size: expected the window of the ring; got None")
     if size is not None and not 1 <= size <= context:
         raise ValueError(f"size: expected 1..{context} (the model's context); got {size}")
     if kind == "concat":
         return [ConcatCache() for _ in range(layers)]
     if kind == "static":
         return [StaticCache(context if size is None else size) for _ in range(layers)]
+    if size is None:
+        raise ValueError("size: expected the window of the ring; got None")
     return [RingCache(size) for _ in range(layers)]

@@ -1,39 +1,33 @@
-"""What a caller of a model can get wrong, answered at the door, before anything is computed."""
+"""Sizes that no `GPT` can be built with, answered before anything is built."""
 
-import torch
+from collections.abc import Sequence
+from typing import Any
 
-from course_lib.masks import Mask
+from course_lib.validate import check_choice
 
 
-def check_chunk(rule: Mask, length: int, n: int, dropped: int = 0) -> None:
-    """Refuse a chunk that would give other outputs through a cache than the whole text at once.
-
-    Args:
-        rule: the mask.
-        length: positions that the cache has seen.
-        n: new positions.
-        dropped: how many of the first positions the cache no longer holds.
+def check_config(config: Any, position_kinds: Sequence[str]) -> None:
+    """Refuse a `GPTConfig` that cannot be built.
 
     Raises:
-        ValueError: if the text would end inside a prefix, whose rows must see all of it; if a
-            cached position may see a new one, so that its keys would have to change; if a new one
-            may see what has been dropped.
+        TypeError: if a size is not an integer.
+        ValueError: if it is below 1, if heads do not divide what they share, or positions are
+            none of the kinds.
     """
-    if length + n < rule.least_keys:
+    for name in ("vocab_size", "context", "layers", "heads", "width", "kv_heads"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer; got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1; got {value}")
+    if config.width % config.heads:
+        raise ValueError(f"heads: expected a divisor of width {config.width}; got {config.heads}")
+    if config.heads % config.kv_heads:
         raise ValueError(
-            f"tokens: expected at least the {rule.least_keys} positions of the prefix of "
-            f"{rule!r}, in one chunk; got {length + n}"
+            f"kv_heads: expected a divisor of heads {config.heads}; got {config.kv_heads}"
         )
-    slots = torch.arange(length, length + n)
-    if not rule.never_ahead and bool(rule.tensor(torch.arange(length), slots).any()):
+    check_choice("positions", config.positions, position_kinds)
+    if config.positions == "rotary" and config.head_dim % 2:
         raise ValueError(
-            f"cache: {rule!r} lets a cached position see a new one, so its keys would have to "
-            "change; feed those positions in one chunk"
+            f"positions: rotary ones expect an even width / heads; got {config.head_dim}"
         )
-    if dropped > 0:
-        seen = rule.tensor(slots, torch.arange(dropped)).flatten(end_dim=-2).any(dim=0)
-        if bool(seen.any()):
-            raise ValueError(
-                f"cache: {rule!r} lets a new word see position {int(seen.nonzero()[0])}, which "
-                "the cache has dropped"
-            )

@@ -13,7 +13,7 @@ C = width, H query heads, G = key heads, D = numbers a head, V words.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_lib.attention_kernels import Attend, five_steps
 from course_lib.cache import Cache
-from course_lib.gpt import _fused, _with_weights, rotate
-from course_lib.masks import Mask, causal, not_padding, sliding_window
-
-#: attend(q, k, v, mask) -> (outputs, weights or None); q [B, H, T, D], k and v [B, G, S, D], mask
-#: bool, broadcastable to [B, H, T, S], True = may attend.
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+from course_lib.decoder import Decoder
+from course_lib.decoder_checks import look_up
+from course_lib.masks import Mask, causal
+from course_lib.rotary import frequencies, rotate, rotation
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         rotation: tuple[Tensor, Tensor],
         cache: Cache | None,
         attend: Attend,
@@ -128,7 +127,7 @@ class Block(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h)), weights
 
 
-class Llama(nn.Module):
+class Llama(Decoder):
     """A decoder-only language model: tokens in, logits of each next token out.
 
     Args:
@@ -181,54 +180,24 @@ class Llama(nn.Module):
             Logits, shape [B, T, V] ([B, 1, V] with `last_only`); with `return_weights` a pair of
             them and a list of weights [B, H, T, S], one a layer.
         """
-        new = tokens.shape[1]
-        slots = torch.arange(new) if cache is None else cache[0].next_positions(new)
-        k_slots = slots if cache is None else cache[0].positions_after(new)
-        mask = self.visible(slots, k_slots, padding)  # [T, S] or [B, 1, T, S]
-        if positions is None:
-            positions = slots if padding is None else (slots - padding[:, None]).clamp(min=0)
-        rotation = self._rotation(positions)
-        if attend is None:
-            attend = _with_weights if return_weights else _without_weights
-        x = self.token_embedding(tokens)  # [B, T, C]
+        attend = five_steps if attend is None and return_weights else attend
+        at = self.place(tokens, cache, padding=padding, positions=positions, attend=attend)
+        frequency = frequencies(self.config.head_dim, self.config.rope_base, tokens.device)
+        dtype = self.token_embedding.weight.dtype
+        angles = rotation(at.positions, frequency / self.rope_factors, dtype)
+        x = look_up(self.token_embedding, tokens, "tokens: expected token numbers")  # [B, T, C]
         all_weights = []
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache[i]
-            x, weights = block(x, mask, rotation, layer, attend)
+            x, weights = block(x, at.mask, angles, layer, at.attend)
             all_weights.append(weights)
         x = self.norm(x[:, -1:] if last_only else x)
         logits = F.linear(x, (self.head or self.token_embedding).weight)  # [B, T, V]
-        for layer in cache or ():
-            layer.commit(new)
+        self.commit(cache, tokens.shape[1], at.padding)
         return (logits, all_weights) if return_weights else logits
-
-    def visible(self, q_pos: Tensor, k_pos: Tensor, padding: Tensor | None = None) -> Tensor:
-        """The mask for queries and keys at these slots: [T, S] or [B, 1, T, S], True = may attend.
-
-        Args:
-            q_pos: slots of the queries, [T] or [B, T].
-            k_pos: slots of the keys, likewise.
-            padding: as for `forward`; nobody sees it, and a padded slot sees itself.
-        """
-        if padding is None:
-            return self.mask.tensor(q_pos, k_pos)
-        real = torch.arange(int(k_pos.max()) + 1) >= padding[:, None]  # [B, slots]
-        return (self.mask & (not_padding(real) | sliding_window(1))).tensor(q_pos, k_pos)
 
     def with_mask(self, mask: Mask) -> "Llama":
         """The same model, weights shared, under another mask."""
         twin = copy.copy(self)
         twin.mask = mask
         return twin
-
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for positions [T] or [B, T]: [1, T, D / 2] or [B, 1, T, D / 2]."""
-        pair = torch.arange(self.config.head_dim // 2) / (self.config.head_dim // 2)
-        frequency = self.config.rope_base ** -pair.double() / self.rope_factors  # [D / 2]
-        angle = (positions.double()[..., None] * frequency).unsqueeze(-3)  # one axis for the heads
-        dtype = self.token_embedding.weight.dtype
-        return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def _without_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-    return _fused(q, k, v, mask, is_causal=False), None

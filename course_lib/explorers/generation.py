@@ -30,9 +30,10 @@ from course_lib.explorers.recordings import (
 )
 from course_lib.figures.cache import Key, cache_view
 from course_lib.figures.plot import lines
-from course_lib.generation import Sampling, generate, probabilities
+from course_lib.generation import generate
 from course_lib.gpt import GPT
 from course_lib.language import Language
+from course_lib.sampling import Sampling, probabilities
 from course_lib.validate import check_count
 
 #: Words whose probability is shown at each step.

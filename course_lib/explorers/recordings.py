@@ -138,8 +138,8 @@ def _run(
     with evaluating(model):  # the mask in force may depend on the mode
         mask = model.visible(positions)
     visible = np.ones((positions, positions), bool) if mask is None else mask.numpy()
-    size = model.word.weight.element_size()
-    each = kv_cache_bytes(config.layers, config.key_heads, config.head_dim, 1, 1, size)
+    size = model.token_embedding.weight.element_size()
+    each = kv_cache_bytes(config.layers, config.kv_heads, config.head_dim, 1, 1, size)
     return Run(text, first, logits, visible, moved, each)
 
 

@@ -43,7 +43,7 @@ LIBRARY = (
     (
         "models",
         "Language, models, generation",
-        ("language", "gpt", "gpt2", "training", "generation"),
+        ("language", "gpt", "decoder", "rotary", "gpt2", "training", "generation", "sampling"),
     ),
     ("leaks", "Finding leaks", ("leaks.influence", "leaks.audit")),
     ("flash", "Attention without the matrix", ("flash.tiled", "flash.available", "flash.ring")),

@@ -298,14 +298,14 @@ print("right:          ", table(full[-1]))
 class CountsFromTheCorner(GPT):
     """tril(ones(T, S)), as published."""
 
-    def visible(self, q_pos, device=None, *, k_pos=None, padding=None):
+    def visible(self, q_pos, k_pos=None, padding=None):
         return torch.tril(torch.ones(len(q_pos), len(k_pos))) == 1
 
 
 class NoMaskWithACache(GPT):
     """If there is a cache, do not mask."""
 
-    def visible(self, q_pos, device=None, *, k_pos=None, padding=None):
+    def visible(self, q_pos, k_pos=None, padding=None):
         return None
 
 
@@ -776,7 +776,7 @@ for name, ms in timed.items():
 # from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 # from course_lib.gpt2 import load_gpt2
 #
-# gpt2 = load_gpt2(GPT2LMHeadModel.from_pretrained("gpt2").state_dict())
+# gpt2 = load_gpt2(GPT2LMHeadModel.from_pretrained("gpt2").state_dict(), heads=12)
 # tokenizer = GPT2TokenizerFast.from_pretrained("gpt2")
 # words = generate(gpt2, tokenizer("The cat sat on")["input_ids"], 20, temperature=0, cache="static")
 # print(tokenizer.decode(words))

@@ -920,7 +920,7 @@ untrained = GPT(
 ).eval()
 by_hand = untrained.with_masking("always")  # a copy
 with torch.no_grad():
-    by_hand.position.weight[0, 0] = 10.0
+    by_hand.position_embedding.weight[0, 0] = 10.0
     qkv = by_hand.blocks[1].attention.qkv  # rows: 48 of queries, 48 of keys, 48 of values
     row = 2 * by_hand.config.head_dim  # the first of head 2
     qkv.bias[row] = 8.0  # a query that always asks

@@ -1,5 +1,8 @@
 """Claims about the small GPT: its shape, its mask, its reproducibility, and what it refuses."""
 
+import copy
+import io
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from course_lib.attention_kernels import five_steps
 from course_lib.cache import StaticCache
-from course_lib.gpt import GPT, GPTConfig, evaluating, rotate
+from course_lib.gpt import GPT, GPTConfig, evaluating
 from course_lib.masks import (
     Mask,
     causal,
@@ -20,6 +24,7 @@ from course_lib.masks import (
     sinks,
     sliding_window,
 )
+from tests.helpers.paged_cache import paged_caches
 
 SMALL = GPTConfig(vocab_size=11, context=9, layers=2, heads=2, width=8)
 
@@ -88,7 +93,7 @@ def test_a_full_mask_is_the_same_as_no_mask() -> None:
 def test_the_model_is_a_transformer_written_with_library_functions() -> None:
     """An independent forward pass, from the parameters and torch's own attention."""
     gpt, tokens = model(), texts(3, 7)
-    x = gpt.word.weight[tokens] + gpt.position.weight[:7]
+    x = gpt.token_embedding.weight[tokens] + gpt.position_embedding.weight[:7]
     for block in gpt.blocks:
         h = F.layer_norm(x, (8,), block.norm_1.weight, block.norm_1.bias)
         q, k, v = F.linear(h, block.attention.qkv.weight, block.attention.qkv.bias).split(8, -1)
@@ -107,7 +112,7 @@ def test_word_order_matters_through_positions_alone() -> None:
     gpt, tokens = model(masking="never"), texts(1, 6)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     assert not torch.allclose(gpt(tokens[:, order]), gpt(tokens)[:, order])
-    gpt.position.weight.data.zero_()
+    gpt.position_embedding.weight.data.zero_()
     torch.testing.assert_close(gpt(tokens[:, order]), gpt(tokens)[:, order])
 
 
@@ -120,7 +125,7 @@ def test_a_seed_gives_the_same_model_and_another_seed_another() -> None:
 def test_initial_weights_follow_gpt_2() -> None:
     config = GPTConfig(vocab_size=50, context=50, layers=2, heads=4, width=64)
     gpt = GPT(config, np.random.default_rng(0))
-    assert gpt.word.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert gpt.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     block = gpt.blocks[0]
     for added in (block.attention.out, block.down):
         assert added.weight.std().item() == pytest.approx(0.02 / 2, rel=0.05)
@@ -245,10 +250,11 @@ def test_a_cache_gives_the_same_logits_however_the_text_is_cut(
     st.sampled_from([None, "concat", "static", "ring"]),
     st.lists(st.integers(1, 8), min_size=1, max_size=4),  # lengths of the texts
     st.lists(st.integers(0, 100), max_size=8),
+    st.booleans(),  # whether every chunk comes with the padding, or the first one only
     st.integers(0, 2**32),
 )
 @settings(max_examples=200, deadline=None)
-def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, seed) -> None:
+def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, again, seed) -> None:
     rule = sliding_window(3) if kind == "ring" else causal()
     gpt = model(seed, config, mask=rule)
     tokens = texts(len(lengths), max(lengths), seed)
@@ -257,8 +263,11 @@ def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, seed) ->
         with torch.no_grad():
             logits = gpt(tokens, padding=padding)
     else:
-        cache = gpt.new_cache(kind, 3 if kind == "ring" else None)
-        logits = fed_in_parts(gpt, chunks(tokens, cuts), cache, padding=padding)
+        cache, parts = gpt.new_cache(kind, 3 if kind == "ring" else None), chunks(tokens, cuts)
+        first = fed_in_parts(gpt, parts[:1], cache, padding=padding)
+        options = {"padding": padding} if again else {}
+        rest = [fed_in_parts(gpt, [part], cache, **options) for part in parts[1:]]
+        logits = torch.cat([first, *rest], dim=1)
     assert torch.isfinite(logits).all()
     for row, text, pad in zip(logits, tokens, padding, strict=True):
         with torch.no_grad():
@@ -266,10 +275,8 @@ def test_left_padding_changes_no_real_word(config, kind, lengths, cuts, seed) ->
         torch.testing.assert_close(row[pad:], alone, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [([2, 0], None), (None, [2, 0]), ([2, 0], [0, 0]), ([2, 0], [1, 0])]
-)
-def test_every_chunk_of_a_text_must_be_told_the_same_padding(first, second) -> None:
+@pytest.mark.parametrize(("first", "second"), [(None, [2, 0]), ([2, 0], [0, 0]), ([2, 0], [1, 0])])
+def test_chunks_of_a_text_cannot_differ_in_their_padding(first, second) -> None:
     gpt, tokens = model(0), texts(2, 6)
     cache = gpt.new_cache()
     with torch.no_grad():
@@ -371,20 +378,6 @@ def test_shared_keys_are_repeated_keys(kv_heads: int) -> None:
     torch.testing.assert_close(shared(texts(2, 9)), plain(texts(2, 9)))
 
 
-def test_rotary_scores_depend_on_distance_only() -> None:
-    rng = np.random.default_rng(0)
-    q, k = (torch.from_numpy(rng.normal(size=(1, 1, 1, 8))) for _ in range(2))
-    gpt = model(config=GPTConfig(11, 50, heads=1, width=8, positions="rotary"))
-
-    def score(m: int, n: int) -> float:
-        at_m, at_n = (gpt._rotation(torch.tensor([p])) for p in (m, n))
-        return (rotate(q, *at_m) * rotate(k, *at_n)).sum().item()
-
-    assert score(7, 3) == pytest.approx(score(44, 40), abs=1e-12)
-    assert abs(score(7, 3) - score(7, 4)) > 1e-3
-    assert rotate(q, *gpt._rotation(torch.tensor([31]))).norm() == pytest.approx(q.norm().item())
-
-
 def test_a_model_with_rotary_positions_sees_distances_only() -> None:
     """Words that the window hides shift the others, and nothing else."""
     options = {"layers": 1, "heads": 2, "width": 8}
@@ -398,24 +391,14 @@ def test_a_model_with_rotary_positions_sees_distances_only() -> None:
     assert not torch.allclose(gpt(tokens)[:, -1], gpt(swapped)[:, -1])  # order still matters
 
 
-def test_rotary_positions_turn_like_those_of_llama() -> None:
-    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
-    q = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 5, 8)))
-    gpt = model(config=GPTConfig(11, 50, heads=1, width=8, positions="rotary"))
-    cos, sin = gpt._rotation(torch.arange(5))
-    wide = (torch.cat([x, x], dim=-1).expand(2, 1, 5, 8)[:, 0] for x in (cos, sin))
-    theirs, _ = llama.apply_rotary_pos_emb(q, q, *wide)
-    torch.testing.assert_close(rotate(q, cos, sin), theirs)
-
-
 def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not() -> None:
     tied = model(config=GPTConfig(11, 9, tied=True))
-    assert tied.head.weight is tied.word.weight
+    assert tied.head.weight is tied.token_embedding.weight
     assert sum(p.numel() for p in model(config=GPTConfig(11, 9)).parameters()) == (
         sum(p.numel() for p in tied.parameters()) + 11 * 48
     )
     twin = tied.with_masking("never")
-    assert twin.head.weight is twin.word.weight
+    assert twin.head.weight is twin.token_embedding.weight
 
 
 def test_last_only_gives_the_last_row() -> None:
@@ -523,7 +506,7 @@ def test_one_layer_that_does_not_fit_stops_all_of_them() -> None:
     refused(gpt, [cache[0], heads], ValueError, r"expected shape \[1, 1, 'T', 4\] as held")
     refused(gpt, cache[:1], ValueError, "expected 2 different caches, one a layer; got 1")
     refused(gpt, [cache[0], cache[0]], ValueError, "expected 2 different caches")
-    with pytest.raises(TypeError, match=r"one Cache a layer; see GPT\.new_cache"):
+    with pytest.raises(TypeError, match="one Cache a layer; see new_cache of the model"):
         gpt(texts(1, 2), cache=cache[0])
 
 
@@ -613,3 +596,131 @@ def test_bad_kinds_of_cache_are_refused(options: dict, message: str) -> None:
 def test_bad_kinds_of_model_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GPTConfig(11, 9, **options)
+
+
+# --- positions for each sequence -----------------------------------------------------------------
+
+
+@given(
+    CONFIGS,
+    st.sampled_from([causal(), sliding_window(3), causal() & (sliding_window(2) | sinks(1))]),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=100, deadline=None)
+def test_ragged_batches_say_what_each_text_says_alone(config, rule, passes, seed) -> None:
+    """A cache in blocks; each pass brings 0 to 3 words to each sequence, prompt or not."""
+    gpt, longest = model(seed, config, mask=rule), max(map(len, passes))
+    plan = [[row[i] if i < len(row) else 0 for row in passes] for i in range(longest)]
+    schedule, cache = paged_caches(config.layers, len(passes))
+    tokens, said = texts(len(passes), config.context, seed), [[] for _ in passes]
+    for new in plan:
+        new = [min(n, config.context - a) for n, a in zip(new, schedule.lengths, strict=True)]
+        if max(new) == 0 or max(schedule.lengths) + max(new) > config.context:
+            continue
+        chunk = torch.zeros(len(passes), max(new), dtype=torch.long)
+        for b, (start, n) in enumerate(zip(schedule.lengths, new, strict=True)):
+            chunk[b, :n] = tokens[b, start : start + n]
+        schedule.plan(new)
+        with evaluating(gpt):
+            logits = gpt(chunk, cache=cache)
+        for b, n in enumerate(new):
+            said[b].append(logits[b, :n])
+    for b, length in enumerate(schedule.lengths):
+        if length:
+            with evaluating(gpt):
+                alone = gpt(tokens[b : b + 1, :length])[0]
+            torch.testing.assert_close(torch.cat(said[b]), alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["learned", "rotary"])
+def test_logical_positions_are_those_that_one_gives(kind: str) -> None:
+    """Two texts packed into one row, each counting from 0, are the two texts."""
+    ids, positions = [0, 0, 0, 0, 1, 1, 1], torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    config = GPTConfig(11, 9, layers=2, heads=2, width=8, positions=kind)
+    gpt, tokens = model(config=config, mask=causal() & same_document(ids)), texts(2, 7)
+    packed = gpt(tokens, positions=positions)
+    gpt.mask = causal()
+    torch.testing.assert_close(packed[:, :4], gpt(tokens[:, :4]))
+    torch.testing.assert_close(packed[:, 4:], gpt(tokens[:, 4:]))
+    torch.testing.assert_close(packed[:, :4], gpt(tokens, positions=positions.expand(2, 7))[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("positions", "error", "message"),
+    [
+        (torch.zeros(3), TypeError, "positions: expected integers; got torch.float32"),
+        (torch.arange(4), ValueError, r"positions: expected shape \[3\] or \[2, 3\]; got \[4\]"),
+        (torch.tensor([0, 1, 9]), ValueError, r"positions: expected numbers in 0..8; got 0..9"),
+    ],
+)
+def test_bad_positions_are_refused(positions, error, message) -> None:
+    gpt = model()
+    refused(gpt, filled(gpt), error, message, texts(2, 3)[:, :3], positions=positions)
+
+
+# --- what a model has to survive -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("kind", ["concat", "static", "ring"])
+def test_caches_work_under_autocast(kind: str, positions: str) -> None:
+    config = GPTConfig(11, 9, layers=2, heads=4, width=32, kv_heads=2, positions=positions)
+    gpt = model(config=config, mask=sliding_window(4), dtype=torch.float32)
+    cache, tokens = gpt.new_cache(kind, 4 if kind == "ring" else None), texts(2, 9)
+    with torch.autocast("cpu", torch.bfloat16), evaluating(gpt):
+        whole = gpt(tokens)
+        parts = torch.cat([gpt(t, cache=cache) for t in tokens.split([4, 1, 1, 3], dim=1)], 1)
+    assert cache[0].view()[0].dtype == torch.bfloat16
+    torch.testing.assert_close(parts, whole, rtol=0.05, atol=0.05 * whole.abs().max().item())
+    refused(gpt, cache, ValueError, "at most 9 positions", texts(2, 1))
+
+
+def test_models_and_caches_can_be_saved_pickled_and_copied() -> None:
+    ids = torch.tensor([[0, 0, 1, 1, 1]])
+    for mask in (causal(), sliding_window(2) | sinks(1), causal() & same_document(ids)):
+        gpt, tokens, file = model(mask=mask), texts(1, 5), io.BytesIO()
+        torch.save(gpt, file)
+        file.seek(0)
+        twins = [torch.load(file, weights_only=False), pickle.loads(pickle.dumps(gpt))]
+        for twin in (*twins, copy.deepcopy(gpt)):
+            assert torch.equal(twin(tokens), gpt(tokens)) and repr(twin.mask) == repr(mask)
+    cache = filled(model(mask=sliding_window(3)), "ring", 3, length=5)
+    twin = pickle.loads(pickle.dumps(cache))
+    assert all(torch.equal(a, b) for a, b in zip(twin[0].view(), cache[0].view(), strict=True))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", ["concat", "static", "ring"])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_a_decoding_step_never_waits_for_the_device(positions, kind, padded) -> None:
+    """Tensors of the device "meta" have no values, so whoever looks at one fails."""
+    config = GPTConfig(11, 9, layers=2, heads=4, width=8, kv_heads=2, positions=positions)
+    for rule in (sliding_window(3), causal() if kind != "ring" else sliding_window(2)):
+        gpt = GPT(config, np.random.default_rng(0), mask=rule).to("meta")
+        cache = gpt.new_cache(kind, 3 if kind == "ring" else None)
+        for layer in cache:
+            layer.append(*torch.zeros(2, 2, 2, 4, 2, device="meta", dtype=torch.float64))
+            layer.padding = torch.tensor([2, 0], device="meta") if padded else None
+        word = torch.zeros(2, 1, dtype=torch.long, device="meta")
+        with evaluating(gpt):
+            for _ in range(4):
+                assert gpt(word, cache=cache, last_only=True).shape == (2, 1, 11)
+
+
+def test_attention_can_be_given_by_the_caller() -> None:
+    """A kernel, or a mistake, of one's own: here softmax before the mask (chapter 3)."""
+
+    def mask_late(q, k, v, mask):
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) * mask
+        return weights @ v, weights
+
+    gpt, tokens = model(), texts(2, 7)
+    torch.testing.assert_close(gpt(tokens, attend=five_steps), gpt(tokens))
+    wrong, weights = gpt(tokens, attend=mask_late, return_weights=True)
+    assert (weights[0].sum(-1)[..., :-1] < 0.99).any() and not torch.allclose(wrong, gpt(tokens))
+
+
+def test_a_mask_that_was_not_called_is_refused() -> None:
+    with pytest.raises(TypeError, match="mask: expected a Mask"):
+        GPT(SMALL, None, mask=causal)

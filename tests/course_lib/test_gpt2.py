@@ -97,7 +97,7 @@ def test_the_loaded_model_owns_its_weights() -> None:
         for parameter in theirs.parameters():
             parameter.data.zero_()
         assert torch.equal(ours(words(1, 5)), before)
-    assert ours.head.weight is ours.word.weight and not ours.training
+    assert ours.head.weight is ours.token_embedding.weight and not ours.training
 
 
 def test_weights_of_the_bare_model_and_old_buffers_are_welcome() -> None:
@@ -110,16 +110,21 @@ def test_weights_of_the_bare_model_and_old_buffers_are_welcome() -> None:
         assert torch.equal(load_gpt2(state, heads=4)(words(1, 5)), whole(words(1, 5)))
 
 
-def test_heads_are_64_wide_unless_said() -> None:
-    config = transformers.GPT2Config(vocab_size=5, n_positions=4, n_embd=128, n_layer=1, n_head=2)
-    config.bos_token_id = config.eos_token_id = None
-    assert load_gpt2(transformers.GPT2LMHeadModel(config).state_dict()).config.heads == 2
+def test_the_number_of_heads_is_never_guessed() -> None:
+    """No shape tells it, and another number that divides the width gives other logits silently."""
+    theirs = hugging_face()
+    with pytest.raises(TypeError, match="heads"):
+        load_gpt2(theirs.state_dict())
+    with evaluating(theirs):
+        logits = theirs(words(1, 9)).logits
+        other = load_gpt2(theirs.state_dict(), heads=2, dtype=torch.float64)(words(1, 9))
+    assert not torch.allclose(logits, other)
 
 
 def test_what_is_not_a_gpt_2_is_refused() -> None:
     state = hugging_face().state_dict()
     with pytest.raises(ValueError, match=r"expected a matrix wte\.weight"):
-        load_gpt2({})
+        load_gpt2({}, heads=4)
     cut = {name: w for name, w in state.items() if "h.1.ln_2.bias" not in name}
     with pytest.raises(ValueError, match=r"missing \['h\.1\.ln_2\.bias'\], unknown none"):
         load_gpt2(cut, heads=4)
@@ -261,7 +266,7 @@ def with_a_sink(layer: int, head: int) -> GPT:
     """A model in which one head always asks for what position 0 alone has."""
     model = GPT(GPTConfig(vocab_size=50, context=32, layers=3, heads=4), np.random.default_rng(0))
     with torch.no_grad():
-        model.position.weight[0, 0] = 10
+        model.position_embedding.weight[0, 0] = 10
         qkv, row = model.blocks[layer].attention.qkv, head * model.config.head_dim
         qkv.bias[row], qkv.weight[model.config.width + row, 0] = 8, 1
     return model.eval()
@@ -284,9 +289,10 @@ def test_the_picture_shows_each_share_at_its_layer_and_head() -> None:
     assert figure.png() == sink_view({"$x$": share, "other": share[:, ::-1]}, {"$x$": 0.3}).png()
     ax = figure.canvas.axes[0]
     found = {tuple(t.get_position()[::-1]): t.get_text() for t in ax.texts}
-    assert found == {at: f"{x:.2f}" for at, x in np.ndenumerate(share)}
-    dark = ax.get_images()[0].get_array().sum(axis=-1)
-    assert (np.argsort(dark.ravel()) == np.argsort(-share.ravel())).all(), "more is darker"
+    middles = {(i + 0.5, j + 0.5): f"{x:.2f}" for (i, j), x in np.ndenumerate(share)}
+    assert found == middles
+    light = [sum(cell.get_facecolor()[:3]) for cell in ax.patches]
+    assert (np.argsort(light) == np.argsort(-share.ravel())).all(), "more is darker"
     assert figure.alt.startswith(
         "$x$: share of attention on the first position in 3 layers of 2 heads. Mean of each layer, "
         "from layer 0: 0.18, 0.45, 0.75. Largest: 1.00, layer 2, head 1; smallest: 0.00. "
