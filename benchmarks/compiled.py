@@ -1,30 +1,52 @@
-"""What the compiler makes of a kernel for a GPU that is not here (chapter 7).
+"""What the compiler makes of the Flash kernels for GPUs that are not here (chapter 7).
+
+    python benchmarks/compiled.py            # some minutes; writes results/compiled.json
+    python benchmarks/compiled.py --capabilities 90 --dims 64 --out -
 
 Triton compiles without a device, down to machine code. That finds errors which the interpreter
 does not (types, layouts, shared memory), and it says what a configuration costs: registers, what
 spilled to memory, shared memory, which matrix instructions it got, and what stands in its innermost
-loops. It says nothing about time.
-
-Not to be used in a process where TRITON_INTERPRET=1. This module imports triton.
+loops. It says nothing about time. A plain script that needs no GPU; not to be used in a process
+where TRITON_INTERPRET=1.
 """
 
+import argparse
+import json
+import platform
 import re
 import subprocess
+import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.triton_steps import step_kernel
-from course_lib.flash.triton_backward import delta_kernel, keys_kernel, queries_kernel
-from course_lib.flash.triton_decode import merge_kernel, split_kernel
-from course_lib.flash.triton_forward import CAUSAL, forward_kernel
-from course_lib.flash.triton_tuning import Config
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
+from benchmarks.triton_steps import step_kernel, walk_on  # noqa: E402
+from course_lib.flash.triton_backward import (  # noqa: E402
+    delta_kernel,
+    keys_kernel,
+    queries_kernel,
+)
+from course_lib.flash.triton_decode import merge_kernel, split_kernel  # noqa: E402
+from course_lib.flash.triton_forward import CAUSAL, forward_kernel  # noqa: E402
+from course_lib.flash.triton_tuning import (  # noqa: E402
+    BackwardConfig,
+    Config,
+    candidates,
+    decode_candidates,
+)
+
+RESULTS = ROOT / "benchmarks" / "results" / "compiled.json"
 _KERNELS = {
     "forward": forward_kernel,
     "keys": keys_kernel,
@@ -35,6 +57,10 @@ _KERNELS = {
     "steps": step_kernel,
 }
 _FLOAT32 = {"lse_ptr", "delta_ptr", "part_ptr"}
+#: What one multiprocessor has, by compute capability: bytes of shared memory and the most of one
+#: block, warps (NVIDIA, CUDA C++ programming guide, "Technical Specifications per Compute
+#: Capability"; all have 65,536 registers).
+PROCESSORS = {75: (64, 64, 32), 80: (164, 163, 64), 90: (228, 227, 64)}
 
 
 @dataclass(frozen=True)
@@ -85,19 +111,29 @@ class CompiledKernel:
     serialized: bool
     loops: tuple[Loop, ...]
 
-    def fits_on_hopper(self, warps: int) -> int:
-        """Programs that one processor of an H100 or H200 holds at a time.
+    def programs(self, capability: int, warps: int) -> int:
+        """How many programs one multiprocessor holds at a time; 0 if none fits.
 
-        It has 65,536 registers, given out to warps in eights a thread; 228 KB of shared memory, of
-        which each program takes 1 KB more than it asks for; and 64 warps (NVIDIA, Hopper tuning
-        guide).
+        It has 65,536 registers, given out to warps in eights a thread; each program takes 1 KB of
+        shared memory more than it asks for from 8.0 on (NVIDIA, Ampere and Hopper tuning guides).
         """
+        shared, most, all_warps = PROCESSORS[capability]
+        if self.shared > most * 1024:
+            return 0
         by_registers = 65_536 // (-(-self.registers // 8) * 8 * 32 * warps)
-        return min(by_registers, 228 * 1024 // (self.shared + 1024), 64 // warps)
+        reserved = 1024 if capability >= 80 else 0
+        by_shared = shared * 1024 // max(1, self.shared + reserved)
+        return min(by_registers, by_shared, all_warps // warps)
 
 
 def compile_for(
-    which: str, capability: int, dtype: str, D: int, config: Config, mode: int = CAUSAL
+    which: str,
+    capability: int,
+    dtype: str,
+    D: int,
+    config: Config,
+    mode: int = CAUSAL,
+    **switches: bool,
 ) -> CompiledKernel:
     """Compile one kernel with one configuration for a compute capability such as 90.
 
@@ -109,6 +145,7 @@ def compile_for(
         D: head dimension.
         config: the tiles; "decode" takes block_q for its rows, "merge" for its pieces.
         mode: FULL, CAUSAL or TILES of `triton_forward`.
+        switches: `DQ_ATOMIC` of "keys", `EXP2` and `SPLIT` of "steps"; False if not given.
 
     Raises:
         ValueError: for a kernel that does not exist.
@@ -119,7 +156,7 @@ def compile_for(
     kernel = _KERNELS[which]
     if not isinstance(kernel, triton.JITFunction):
         raise RuntimeError("compile_for: TRITON_INTERPRET is set, so there is nothing to compile")
-    constants = _constants(which, D, config, mode)
+    constants = _constants(which, D, config, mode) | switches
     signature = {name: _type(name, dtype, constants, config, D) for name in kernel.arg_names}
     aligned = {
         (i,): [["tt.divisibility", 16]]
@@ -149,7 +186,7 @@ def _constants(which: str, D: int, config: Config, mode: int) -> dict[str, Any]:
         return {"D": D, "BLOCK_Q": config.block_q}
     if which == "steps":
         sides = {"BLOCK_Q": config.block_q, "BLOCK_K": config.block_k}
-        return {"D": D, **sides, "EXP2": True, "SPLIT": True}
+        return {"D": D, **sides, "EXP2": False, "SPLIT": False}
     constants = {
         "D": D,
         "BLOCK_Q": config.block_q,
@@ -158,7 +195,7 @@ def _constants(which: str, D: int, config: Config, mode: int) -> dict[str, Any]:
         "PRECISION": "ieee",
         "TMA": config.tma,
     }
-    return constants | ({"DQ_ATOMIC": config.dq_atomic} if which == "keys" else {})
+    return constants | ({"DQ_ATOMIC": False} if which == "keys" else {})
 
 
 def _type(name: str, dtype: str, constants: dict[str, Any], config: Config, D: int) -> str:
@@ -168,7 +205,7 @@ def _type(name: str, dtype: str, constants: dict[str, Any], config: Config, D: i
     if name.endswith("_source") and constants["TMA"]:
         rows = config.block_q if name in ("q_source", "do_source") else config.block_k
         return f"tensordesc<{dtype}[1, 1, {rows}, {D}]>"
-    if name in _FLOAT32 or (name == "dq_ptr" and config.dq_atomic):
+    if name in _FLOAT32 or (name == "dq_ptr" and constants.get("DQ_ATOMIC")):
         return "*fp32"
     if name in ("scale", "scale2"):
         return "fp32"
@@ -244,3 +281,85 @@ def _loop(lines: list[str]) -> Loop:
         barriers=count("bar.sync"),
         barriers_after_exp2=count("bar.sync", between),
     )
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def wanted(capability: int, D: int) -> Iterator[tuple[str, str, str, Config, dict[str, bool]]]:
+    """(what it is, kernel, dtype, tile, switches) of all that is recorded.
+
+    The walk of `triton_steps`, then each candidate of the backward pass, then decoding. Of
+    GPUs that Triton does not support, only what the walk begins with: no matrix units.
+    """
+    pair = (capability // 10, capability % 10)
+    half, name = (torch.bfloat16, "bf16") if capability >= 80 else (torch.float16, "fp16")
+    tried = candidates("forward", pair, D, half)
+    for step, tile in walk_on(pair):
+        if capability < 80 and step.kernel == "library":
+            return
+        config = tile or tried[0]  # where nothing can be timed, the first to be tried
+        assert isinstance(config, Config)
+        switches = {"EXP2": step.exp2, "SPLIT": step.split} if step.kernel == "steps" else {}
+        kernel = "steps" if step.kernel == "steps" else "forward"
+        yield step.name, kernel, "fp32" if step.float32 else name, config, switches
+    for choice in candidates("backward", pair, D, half):
+        assert isinstance(choice, BackwardConfig)
+        atomic = choice.queries is None
+        yield "dK and dV" + ", dQ" * atomic, "keys", name, choice.keys, {"DQ_ATOMIC": atomic}
+        if choice.queries is not None:
+            yield "dQ", "queries", name, choice.queries, {}
+    yield "decoding, 16 rows", "decode", name, decode_candidates(16, D)[0], {}
+
+
+def record(capabilities: list[int], dims: list[int]) -> dict[str, Any]:
+    """Compile all; one line each is printed."""
+    found: list[dict[str, Any]] = []
+    for capability in capabilities:
+        for D in dims:
+            seen = set()
+            for what, kernel, dtype, config, switches in wanted(capability, D):
+                if (what, config) in seen:
+                    continue
+                seen.add((what, config))
+                made = compile_for(kernel, capability, dtype, D, config, **switches)
+                line = {
+                    "what": what, "capability": capability, "D": D, "dtype": dtype,
+                    "tile": str(config), **asdict(made),
+                    "programs": made.programs(capability, config.warps),
+                }  # fmt: skip
+                del line["loops"]
+                found.append(line)
+                print(
+                    f"sm_{capability} D {D:<4}{what:<33}{line['tile']:<34}"
+                    f"{made.registers:>4} registers {made.stack:>4} B stack "
+                    f"{made.wgmma:>3} wgmma {made.mma:>4} mma {line['programs']} a processor",
+                    flush=True,
+                )
+    return {
+        "benchmark": "compiled",
+        "evidence": "compiled, not measured: no GPU was there, and nothing here is a time",
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": {
+            "device": "none", "triton": triton.__version__, "torch": torch.__version__,
+            "ptxas": _tool("ptxas", "--version").split("release ")[1].split(",")[0],
+            "python": platform.python_version(),
+        },
+        "kernels": found,
+    }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compile all, print a table, and write it down."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--capabilities", type=int, nargs="+", default=list(PROCESSORS))
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--out", default=str(RESULTS), help="a JSON file, or - for none")
+    options = parser.parse_args(arguments)
+    result = record(options.capabilities, options.dims)
+    if options.out != "-":
+        Path(options.out).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -205,22 +205,18 @@ def save(record: Record, out: str) -> None:
 
 def tuning() -> dict[str, dict[str, float | str]]:
     """What the library tried when it chose its tiles: milliseconds, or why one does not work."""
-    from course_lib.flash.triton_tuning import CHOSEN, TRIED, Config
-
-    def label(c: Config) -> str:
-        how = " tma" * c.tma + " atomic" * c.dq_atomic
-        return f"{c.block_q} x {c.block_k}, {c.warps} warps, {c.stages} stages{how}"
+    from course_lib.flash.triton_tuning import CHOSEN, TRIED
 
     return {
-        " ".join(map(str, key)): {
-            "chosen": label(CHOSEN[key]),
+        " ".join(map(str, kind)): {
+            "chosen": str(CHOSEN[kind]),
             **{
-                label(c): round(found, 4) if isinstance(found, float) else found
-                for c, found in tried.items()
+                str(config): round(found, 4) if isinstance(found, float) else found
+                for config, found in tried.items()
             },
         }
-        for key, tried in TRIED.items()
-        if key in CHOSEN
+        for kind, tried in TRIED.items()
+        if kind in CHOSEN
     }
 
 
@@ -332,44 +328,38 @@ def ratios(name: str, times: dict[str, float]) -> dict[str, float]:
 
 
 def steps(record: Record, s: Setting, D: int, length: int) -> None:
-    """From the teaching kernel to the tuned one, a step at a time, forward and causal.
-
-    All but the last use the same tiles, so that a step shows its own gain.
-    """
-    from benchmarks.triton_steps import step_attention
-    from course_lib.flash import flash_attention
-    from course_lib.flash.triton_tuning import candidates
+    """From the teaching kernel to the tuned one, forward and causal, beside what was expected."""
+    from benchmarks.triton_steps import call_of, walk_on
 
     capability = torch.cuda.get_device_capability() if s.device == "cuda" else None
-    base = candidates("forward", capability, D, s.dtype)[-1]
-    calls: dict[str, Call] = {
-        "teaching kernel": partial(step_attention, config=base),
-        "+ exp2, folded scale": partial(step_attention, exp2=True, config=base),
-        "+ two loops": partial(step_attention, exp2=True, split=True, config=base),
-        "+ one loop, long rows first": partial(flash_attention, config=base),
-    }
-    if capability is None or capability[0] >= 9:
-        calls["+ TMA descriptors"] = partial(flash_attention, config=replace(base, tma=True))
-    calls["+ tile size tried out"] = flash_attention
     batch, heads = max(1, s.tokens // length), s.hidden // D
-    sets = [inputs(s, batch, heads, length, D, seed) for seed in range(s.sets)]
-    if s.device == "cpu":  # the interpreter multiplies no bfloat16, and only the library says so
-        sets = [[x.float() for x in tensors] for tensors in sets]
     name, flops = f"d{D}_T{length}", 4 * batch * heads * length**2 * D / 2
+    sets = [inputs(s, batch, heads, length, D, seed) for seed in range(s.sets)]
     right = one_head(*(x[-1, -1].double() for x in sets[0]), is_full=False)[0]
-    runs = {}
-    for step, call in calls.items():
+    found: dict[str, dict[str, Any]] = {}
+    before = None
+    for step, config in walk_on(capability):
+        # The interpreter multiplies no bfloat16, and only the library says so.
+        wide = step.float32 or s.device == "cpu"
+        tensors = [[x.float() for x in one] if wide else one for one in sets]
+        call = call_of(step, config)
         try:
             with torch.no_grad():
-                o = call(*sets[0][:3])[-1, -1].double()
-            compare("o", o, right, 0.03)
-            runs[step] = [forward_of(call, tensors) for tensors in sets]
+                compare("o", call(*tensors[0][:3])[-1, -1].double(), right, 0.03)
+            runs = {step.name: [forward_of(call, one) for one in tensors]}
+            ms = take_turns(runs, min(5, s.rounds))[step.name]
         except Exception as error:  # all of them are ours
-            note(record, True, f"{name} step {step}", error)
-    for step, ms in take_turns(runs, s.rounds).items():
-        found = {"median_ms": round(ms, 4), "tflops": round(flops / ms / 1e9, 1)}
-        record["steps"].setdefault(name, {})[step] = found
-        print(f"step     {name:<11} {step:<28} {ms:9.3f} ms {found['tflops']:7.1f}")
+            note(record, True, f"{name} step {step.name}", error)
+            continue
+        found[step.name] = {
+            "median_ms": round(ms, 4),
+            "tflops": round(flops / ms / 1e9, 1),
+            "expected": list(step.expected),
+            "gain": None if before is None else round(before / ms, 2),
+        }
+        record["steps"][name] = found
+        before = ms
+        print(f"step     {name:<11} {step.name:<34} {ms:9.3f} ms {found[step.name]['tflops']:7.1f}")
 
 
 # --- variants ------------------------------------------------------------------------------------

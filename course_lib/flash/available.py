@@ -24,6 +24,7 @@ _OPERATIONS = {
     "_scaled_dot_product_flash_attention_for_cpu": "FLASH_ATTENTION (CPU)",
     "_scaled_dot_product_flash_attention": "FLASH_ATTENTION",
     "_scaled_dot_product_efficient_attention": "EFFICIENT_ATTENTION",
+    "_efficient_attention_forward": "EFFICIENT_ATTENTION",  # causal_lower_right calls it
     "_scaled_dot_product_cudnn_attention": "CUDNN_ATTENTION",
 }
 #: How torch's warnings name a kernel that it did not take, in small letters.

@@ -18,7 +18,7 @@ from typing import SupportsFloat
 import torch
 
 from course_lib.flash.triton_passes import Flash, decode
-from course_lib.flash.triton_tuning import INTERPRETED, Config, check_tile
+from course_lib.flash.triton_tuning import INTERPRETED, BackwardConfig, Config, check_tile
 from course_lib.masks import Mask, causal
 from course_lib.validate import check_count
 
@@ -35,7 +35,7 @@ def flash_attention(
     *,
     scale: float | None = None,
     config: Config | None = None,
-    backward_config: Config | None = None,
+    backward_config: BackwardConfig | None = None,
 ) -> torch.Tensor:
     """Attention by the tuned kernels; equal to `course_lib.attention.attention`, with gradients.
 
@@ -68,9 +68,13 @@ def flash_attention(
         RuntimeError: if no tile size fits this device.
     """
     scale = _check(q, k, v, mask, scale)
-    for name, given in (("config", config), ("backward_config", backward_config)):
-        if given is not None and not isinstance(given, Config):
-            raise TypeError(f"{name}: expected a Config or None; got {type(given).__name__}")
+    for name, given, kind in (
+        ("config", config, Config),
+        ("backward_config", backward_config, BackwardConfig),
+    ):
+        if given is not None and not isinstance(given, kind):
+            got = type(given).__name__
+            raise TypeError(f"{name}: expected a {kind.__name__} or None; got {got}")
     if q.numel() == 0:
         return q + 0 * (k.sum() + v.sum())  # empty, and the gradients of keys and values are zero
     if INTERPRETED and q.dtype == torch.bfloat16:
@@ -157,17 +161,7 @@ def _check(
             raise ValueError(f"{name}: expected device {q.device}, where q is; got {x.device}")
         if x.ndim != 4:
             raise ValueError(f"{name}: expected shape [B, heads, T, D]; got {list(x.shape)}")
-    if q.device.type != "cuda" and not INTERPRETED:
-        raise ValueError(
-            f"q: expected a CUDA tensor; got one on {q.device}. "
-            "To run on a CPU, set TRITON_INTERPRET=1 before triton is imported"
-        )
-    if (
-        q.is_cuda
-        and q.dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(q.device)[0] < 8
-    ):
-        raise TypeError("q: expected float16 or float32 on this GPU, which has no bfloat16")
+    _check_device(q.device)
     _check_shapes(q, k, v)
     if mask is not None and not isinstance(mask, Mask):
         raise TypeError(
@@ -189,6 +183,23 @@ def _check(
     if not 0 < scale < math.inf:
         raise ValueError(f"scale: expected a finite number above 0; got {scale}")
     return scale
+
+
+def _check_device(device: torch.device) -> None:
+    if INTERPRETED:
+        return
+    if device.type != "cuda":
+        raise ValueError(
+            f"q: expected a CUDA tensor; got one on {device}. "
+            "To run on a CPU, set TRITON_INTERPRET=1 before triton is imported"
+        )
+    found = torch.cuda.get_device_capability(device)
+    if found < (8, 0):
+        raise ValueError(
+            "q: expected a GPU of compute capability 8.0 or more, which Triton supports; got "
+            f"{found[0]}.{found[1]}. Use scaled_dot_product_attention there, or, to watch the "
+            "kernels work, set TRITON_INTERPRET=1 before triton is imported"
+        )
 
 
 def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

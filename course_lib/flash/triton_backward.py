@@ -5,14 +5,17 @@ every tile of P = exp(S - lse) again and from it, with delta = rowsum(dO * O):
 
     dV = P^T dO,   dP = dO V^T,   dS = P * (dP - delta),   dQ = scale dS K,   dK = scale dS^T Q
 
-- `keys_kernel` walks, for one block of keys, over the queries that see it: dK and dV, and all
-  heads that share the block (GQA), with no atomics.
+- `keys_kernel` walks, for one block of keys, over the queries that see it: dK and dV. Where many
+  heads share few keys (GQA), the heads of a group are dealt out to several programs, each of which
+  leaves a sum of its own; else most of the GPU would be idle.
 - `queries_kernel` walks, for one block of queries, over its keys: dQ (and fetches values before
-  keys, for the reason given in `triton_forward`). Together they multiply
-  seven matrices a tile, and give the same bits every time.
-- With DQ_ATOMIC the first kernel adds its part of dQ to memory itself, which saves two of the
-  seven products and the second kernel, and gives up the fixed order of the sum; so it is not
-  chosen after torch.use_deterministic_algorithms(True).
+  keys, for the reason given in `triton_forward`).
+
+That makes seven products a tile where five would do: S and dP are computed in both. What they buy
+is that no two programs add to one place, so that every run gives the same bits. With DQ_ATOMIC the
+first kernel adds its part of dQ to memory itself: five products and no second kernel, at the price
+of float32 additions to memory in no fixed order; so it is not chosen after
+torch.use_deterministic_algorithms(True).
 
 Sources: T. Dao et al., FlashAttention, 2022, arXiv:2205.14135, algorithm 4; T. Dao,
 FlashAttention-2, 2023, arXiv:2307.08691, section 3.2. This module imports triton.
@@ -74,7 +77,7 @@ def _keys_step(
 def keys_kernel(
     q_source, k_source, v_source, do_source, lse_ptr, delta_ptr, dk_ptr, dv_ptr, dq_ptr,
     full_starts, full_list, partial_starts, partial_list, pattern_list, patterns,
-    n_queries, padded_queries, n_keys, n_heads, n_kv_heads, n_sequences, heads_a_group,
+    n_queries, padded_queries, n_keys, n_heads, n_kv_heads, n_sequences, heads_a_group, n_parts,
     scale, scale2,
     q_stride_b, q_stride_h, q_stride_t, k_stride_b, k_stride_h, k_stride_t,
     v_stride_b, v_stride_h, v_stride_t, do_stride_b, do_stride_h, do_stride_t,
@@ -82,12 +85,15 @@ def keys_kernel(
     D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, MODE: tl.constexpr,
     PRECISION: tl.constexpr, DQ_ATOMIC: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of BLOCK_K keys of one key-value head; dk, dv and dq are contiguous.
+    """dK and dV of BLOCK_K keys of one key-value head, from one of n_parts of its query heads.
 
-    Under a causal rule the first keys are seen by most queries, so ascending is heavy first.
+    dk and dv [B, Hkv, n_parts, Tk, D] and dq are contiguous. Under a causal rule the first keys are
+    seen by most queries, so ascending is heavy first.
     """
     n_tiles = tl.cdiv(n_keys, BLOCK_K)
-    tile, b_kv = heavy_first(n_tiles, n_kv_heads * n_sequences, heads_a_group, False)
+    n_sums = n_kv_heads * n_sequences * n_parts
+    tile, b_kv_part = heavy_first(n_tiles, n_sums, heads_a_group, False)
+    b_kv, part = b_kv_part // n_parts, b_kv_part % n_parts
     b, kv = b_kv // n_kv_heads, b_kv % n_kv_heads
     first = tile * BLOCK_K
     k_pos = first + tl.arange(0, BLOCK_K)
@@ -101,7 +107,7 @@ def keys_kernel(
     )
     dk = tl.zeros([BLOCK_K, D], tl.float32)
     dv = tl.zeros([BLOCK_K, D], tl.float32)
-    heads_a_kv = n_heads // n_kv_heads
+    heads_a_part = n_heads // (n_kv_heads * n_parts)
     line = b * list_stride_b + tile
     if MODE == 2:
         partial_begin = tl.load(partial_starts + line)
@@ -121,8 +127,8 @@ def keys_kernel(
             partial_end = tl.where(first + BLOCK_K > n_keys, n_q_tiles, 0)
             full_begin = partial_end
         full_end = n_q_tiles
-    for g in range(0, heads_a_kv):
-        h = kv * heads_a_kv + g
+    for g in range(0, heads_a_part):
+        h = (kv * n_parts + part) * heads_a_part + g
         head = (b * n_heads + h).to(tl.int64)
         for n in range(partial_begin, partial_end):
             if MODE == 2:
@@ -147,7 +153,8 @@ def keys_kernel(
             padded = head * padded_queries + start + in_q
             lse = tl.load(lse_ptr + padded)
             delta = tl.load(delta_ptr + padded)
-            dq_at = dq_ptr + padded[:, None] * D + in_d[None, :]
+            dq_at = dq_ptr + (head * padded_queries + start) * D  # 64 bits here, 32 in the tile
+            dq_at += in_q[:, None] * D + in_d[None, :]
             dk, dv = _keys_step(
                 dk, dv, k, v, q, do, lse, delta, visible, dq_at, scale,
                 scale2, True, DQ_ATOMIC, PRECISION,
@@ -168,12 +175,13 @@ def keys_kernel(
             padded = head * padded_queries + start + in_q
             lse = tl.load(lse_ptr + padded)
             delta = tl.load(delta_ptr + padded)
-            dq_at = dq_ptr + padded[:, None] * D + in_d[None, :]
+            dq_at = dq_ptr + (head * padded_queries + start) * D
+            dq_at += in_q[:, None] * D + in_d[None, :]
             dk, dv = _keys_step(
                 dk, dv, k, v, q, do, lse, delta, None, dq_at, scale, scale2,
                 False, DQ_ATOMIC, PRECISION,
             )  # fmt: skip
-    at = (b_kv.to(tl.int64) * n_keys + k_pos)[:, None] * D + in_d[None, :]
+    at = (b_kv_part.to(tl.int64) * n_keys + k_pos)[:, None] * D + in_d[None, :]
     inside_keys = (k_pos < n_keys)[:, None]
     tl.store(dk_ptr + at, (dk * scale).to(dk_ptr.dtype.element_ty), mask=inside_keys)
     tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside_keys)

@@ -16,10 +16,10 @@ https://crfm.stanford.edu/2023/10/12/flashdecoding.html. This module imports tri
 import triton
 import triton.language as tl
 
-from course_lib.flash.triton_forward import tile_at
+from course_lib.flash.triton_forward import COUNTS, tile_at
 
 
-@triton.jit(do_not_specialize=["n_splits"])
+@triton.jit(do_not_specialize=COUNTS)
 def split_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr, lengths_ptr,
     n_splits, n_queries, n_keys, n_kv_heads, heads_a_kv, keys_a_split, scale2,
@@ -78,7 +78,7 @@ def split_kernel(
     tl.store(lse_ptr + out, lse, mask=row < n_rows)
 
 
-@triton.jit(do_not_specialize=["n_splits"])
+@triton.jit(do_not_specialize=COUNTS)
 def merge_kernel(
     part_ptr, lse_ptr, o_ptr, n_splits, n_rows, n_queries, n_kv_heads, heads_a_kv,
     o_stride_b, o_stride_h, o_stride_t, D: tl.constexpr, PIECES: tl.constexpr,

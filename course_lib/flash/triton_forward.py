@@ -32,9 +32,13 @@ import triton.language as tl
 
 #: What MODE says about the mask.
 FULL, CAUSAL, TILES = 0, 1, 2
-#: Numbers that change from batch to batch. Triton would compile a kernel again for each that is 1
-#: or a multiple of 16; these are only used outside the loops, where that gains nothing.
-COUNTS = ["n_heads", "n_kv_heads", "n_sequences", "heads_a_group", "list_stride_b"]
+#: Numbers that change from call to call. Triton would compile a kernel again for each that is 1 or
+#: a multiple of 16; these are only compared with, or used outside the loops, where that gains
+#: nothing.
+COUNTS = [
+    "n_queries", "n_keys", "n_heads", "n_kv_heads", "n_sequences", "heads_a_group", "n_parts",
+    "list_stride_b", "n_splits", "n_rows",
+]  # fmt: skip
 
 
 @triton.jit

@@ -30,7 +30,7 @@ def test_the_benchmark_runs_dry_and_its_record_can_be_drawn(tmp_path, capsys):
         assert "cudnn" not in record[direction]["d16_T32"]
     assert "d16_T32 cudnn" in record["left_out"]  # demanded by name, so not replaced by another
     assert record["default_takes"] == {"d16_T32": "FLASH_ATTENTION (CPU)"}
-    assert len(record["steps"]["d16_T32"]) == 6 and record["decode"]["gqa_dry"]["ours_ms"] > 0
+    assert len(record["steps"]["d16_T32"]) == 8 and record["decode"]["gqa_dry"]["ours_ms"] > 0
     for figure in (gpu_view(record), steps_view(record)):
         assert "no GPU, a dry run whose times mean nothing" in figure.alt
 
@@ -46,7 +46,7 @@ def test_a_section_that_fails_or_has_no_time_leaves_the_others(tmp_path, monkeyp
     assert status == 1 and record["failed"] == {
         "decode": "RuntimeError: an illegal memory access was encountered"
     }
-    assert record["ratios"] == {"one": 1} and len(record["steps"]["d16_T32"]) == 6
+    assert record["ratios"] == {"one": 1} and len(record["steps"]["d16_T32"]) == 8
     status, record = run_dry(tmp_path / "dry.json", "--minutes", "-1")
     assert set(record["left_out"].values()) == {"no time left"} and not record["ratios"]
     assert [path.name for path in tmp_path.iterdir()] == ["dry.json"]  # no half-written file

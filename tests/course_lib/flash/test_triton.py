@@ -1,6 +1,7 @@
 """The tuned kernels: equal to the reference, whatever the mask, the dtype and the shape."""
 
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from course_lib.flash import triton_attention, triton_passes, triton_tuning
 from course_lib.flash.tile_plan import tile_plan
 from course_lib.flash.triton_attention import flash_attention, flash_decode
 from course_lib.flash.triton_forward import CAUSAL, FULL, TILES
-from course_lib.flash.triton_tuning import Config
+from course_lib.flash.triton_tuning import BackwardConfig, Config
 from course_lib.leaks import assert_causal
 from course_lib.masks import (
     Mask,
@@ -87,13 +88,13 @@ def test_random_shapes_rules_and_tiles(seed):
     n_queries = int(rng.integers(1, n_keys + 1))
     bits = rng.random((n_keys, n_keys)) < 0.3
     mask = [causal(), None, Mask(lambda q, k: lookup(bits, q)[q, k], "random bits")][seed % 3]
-    config, turned = (
-        Config(*(int(n) for n in rng.choice([16, 32], size=2)), tma=bool(rng.integers(2)),
-               dq_atomic=bool(rng.integers(2)))
-        for _ in range(2)
-    )  # fmt: skip
+    config, keys, queries = (
+        Config(*(int(n) for n in rng.choice([16, 32], size=2)), tma=bool(rng.integers(2)))
+        for _ in range(3)
+    )
+    backward = BackwardConfig(keys, queries if rng.integers(2) else None)
     q, k, v, do = tensors(rng, 2, kv_heads * group, kv_heads, n_queries, n_keys, 16)
-    check(q, k, v, do, mask, scale=0.3, config=config, backward_config=turned)
+    check(q, k, v, do, mask, scale=0.3, config=config, backward_config=backward)
 
 
 def test_a_row_that_sees_nothing_gives_zeros_and_zero_gradients():
@@ -134,8 +135,8 @@ def test_keys_that_are_not_there_stay_out_of_the_gradients(mask):
     q, k, v, do = tensors(rng, 1, 1, 1, 20, 20, 16)
     q, k = q.abs() + 15, -k.abs() - 15
     inputs = [x.requires_grad_() for x in (q, k, v)]
-    for atomic in (False, True):
-        config = Config(16, 32, dq_atomic=atomic)
+    for queries in (Config(32, 16), None):
+        config = BackwardConfig(Config(16, 32), queries)
         o = flash_attention(*inputs, mask, backward_config=config)
         gradients = torch.autograd.grad(o, inputs, do)
         wanted = reference(q, k, v, mask, do)
@@ -185,6 +186,52 @@ def test_any_strides_give_the_same_bits():
         assert torch.equal(flash_attention(*shared, config=config)[1], right[0])
 
 
+def test_a_gradient_that_is_one_number_seen_many_times():
+    """`sum().backward()` hands down a tensor all of whose strides are 0."""
+    rng = np.random.default_rng(19)
+    q, k, v, do = tensors(rng, 1, 2, 2, 20, 20, 16)
+    check(q, k, v, torch.ones_like(do)[:1, :1, :1, :1].expand(do.shape), causal())
+
+
+@pytest.mark.parametrize(
+    ("heads", "length", "strides"),
+    [(3, 20, (2**32, 2**30, 16, 1)), (1, 40, (2**32, 2**32, 2**26, 1))],
+    ids=["heads far apart", "rows far apart"],
+)
+def test_offsets_beyond_two_to_the_31(heads, length, strides):
+    """Each stride fits 32 bits, and the places do not; only the pages in use exist."""
+    rng = np.random.default_rng(20)
+    q, k, v, do = tensors(rng, 1, heads, heads, length, length, 16, torch.float16)
+    room = mmap.mmap(-1, 5 * 2**30 + 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    numbers = torch.frombuffer(room, dtype=torch.float16)
+    far = [numbers[1024 * i :].as_strided(q.shape, strides) for i in range(3)]
+    for view, x in zip(far, (q, k, v), strict=True):
+        view.copy_(x)
+    check(*far, do, causal())
+    last = q[:, :, -1:]
+    assert torch.equal(flash_decode(last, *far[1:]), flash_decode(last, k, v))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 1), (8, 2), (4, 4)])
+@pytest.mark.parametrize("mask", [causal(), sliding_window(9)], ids=str)
+def test_heads_of_a_group_dealt_out_to_several_programs(heads, kv_heads, mask):
+    rng = np.random.default_rng(21)
+    q, k, v, do = tensors(rng, 1, heads, kv_heads, 20, 20, 16)
+    for queries in (Config(32, 16), None):
+        check(q, k, v, do, mask, backward_config=BackwardConfig(Config(16, 32), queries))
+
+
+def test_as_many_parts_of_a_group_as_fill_the_gpu():
+    """32 programs on 132 processors leave three of four idle."""
+    for programs in (1, 32, 100, 264, 1000):
+        for group in (1, 6, 8, 32):
+            parts = triton_passes.parts_that_fill(programs, group, 132)
+            assert group % parts == 0
+            assert programs * parts >= 264 or parts == group
+            fewer = [n for n in range(1, parts) if group % n == 0]
+            assert all(programs * n < 264 for n in fewer)
+
+
 @pytest.mark.parametrize("shape", [(0, 2, 5, 16), (1, 2, 0, 16)], ids=str)
 def test_no_sequences_and_no_queries_give_zero_gradients(shape):
     q = torch.zeros(shape, device=DEVICE, requires_grad=True)
@@ -205,7 +252,8 @@ def test_memory_beyond_the_end_is_never_read():
             longer[:, :, :20] = x
             inputs.append(longer[:, :, :20].requires_grad_())
         for mask in (causal(), None, sliding_window(5)):
-            o = flash_attention(*inputs, mask, config=config, backward_config=config)
+            backward = BackwardConfig(config, config)
+            o = flash_attention(*inputs, mask, config=config, backward_config=backward)
             assert (o.double() - reference(q, k, v, mask)).abs().max() <= TOLERANCE[q.dtype]
             assert all(g.isfinite().all() for g in torch.autograd.grad(o, inputs, do))
 
@@ -280,15 +328,52 @@ def test_a_tile_size_that_does_not_fit_is_passed_over():
 def test_what_is_tried_on_a_gpu_depends_on_it():
     half, fp32 = torch.float16, torch.float32
     for which in ("forward", "backward"):
-        on = {
-            major: triton_tuning.candidates(which, (major, 0), 128, half) for major in range(7, 13)
-        }
+        on = {n: triton_tuning.candidates(which, (n, 0), 128, half) for n in range(8, 13)}
         # sm_100 and sm_120 came later; a sm_120 has no more fast memory than a sm_89.
-        assert on[10] == on[12] and set(on[8]) | set(on[9]) == set(on[12])
-        assert on[9] == on[12][: len(on[9])]
-        assert not any(config.tma for config in on[7] + on[8])
+        assert on[10] == on[12] == on[9] + on[8]
+        assert max(len(on[8]), len(on[9])) <= 4, "each is compiled, which takes seconds"
+        assert triton_tuning.candidates(which, (9, 0), 128, half, tma=False) == on[8]
         for D in triton_attention.HEAD_DIMS:
             assert triton_tuning.candidates(which, (8, 6), D, fp32)
+    assert all(config.tma for config in triton_tuning.candidates("forward", (9, 0), 64, half))
+    assert not any(config.tma for config in triton_tuning.candidates("forward", (8, 0), 64, half))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch, tmp_path):
+    """Kinds of calls are timed as on an H200; the list of them that were."""
+    timed = []
+
+    def times(which, tried, run):
+        timed.append(which)
+        return {config: 2.0 + n for n, config in enumerate(tried)} | {tried[-1]: 1.0}
+
+    monkeypatch.setattr(triton_tuning, "_times", times)
+    monkeypatch.setattr(triton_tuning, "capability_of", lambda _: (9, 0))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name in ("CHOSEN", "TRIED"):
+        monkeypatch.setattr(triton_tuning, name, {})
+    return timed
+
+
+def test_a_kind_of_call_is_timed_once_and_the_times_are_kept_on_disk(as_on_a_gpu):
+    used = []
+
+    def call(heads=8, kv_heads=8, n_keys=2048, mask=None):
+        q, k = (torch.empty(2, h, n_keys, 128, dtype=torch.float16, device="meta")
+                for h in (heads, kv_heads))  # fmt: skip
+        triton_tuning.choose("forward", used.append, q, k, mask, True)
+        return len(as_on_a_gpu)
+
+    assert call() == 1 and call(n_keys=1500) == 1  # lengths count by their power of two
+    assert used[0] == triton_tuning.candidates("forward", (9, 0), 128, torch.float16)[-1]
+    assert call(heads=32) == 2  # more programs, and groups of 4
+    assert call(heads=32, kv_heads=32) == 3
+    assert call(mask=causal()) == 4
+    assert call(n_keys=64) == call(n_keys=70) == 4 and used[-1] != used[0]  # too short to try
+    triton_tuning.CHOSEN.clear()
+    triton_tuning.TRIED.clear()
+    assert call() == 4 and used[-1] == used[0] and len(triton_tuning.TRIED) == 1
 
 
 def test_the_time_to_launch_is_not_measured(monkeypatch):
@@ -310,7 +395,9 @@ def test_the_time_to_launch_is_not_measured(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: happened.append("sleep"))
-    times = triton_tuning._times([config], lambda _: happened.append("run"), repeats=2, launches=3)
+    times = triton_tuning._times(
+        "forward", [config], lambda _: happened.append("run"), repeats=2, launches=3
+    )
     one = ["sleep", "event", "run", "run", "run", "event", "wait"]
     assert happened == ["run", *one, *one] and times == {config: 2.0}
 
@@ -318,7 +405,7 @@ def test_the_time_to_launch_is_not_measured(monkeypatch):
 def test_no_order_of_sums_that_changes_where_the_same_bits_are_wanted():
     def atomics():
         tried = triton_tuning.candidates("backward", (9, 0), 128, torch.float16)
-        return [config for config in tried if config.dq_atomic]
+        return [config for config in tried if config.queries is None]
 
     assert atomics()
     torch.use_deterministic_algorithms(True)
@@ -469,11 +556,6 @@ def test_decoding_takes_a_smaller_tile_where_fast_memory_is_small(monkeypatch):
 def test_decoding_without_tensor_cores_takes_tiles_that_registers_hold(monkeypatch):
     """128 rows x 64 keys by 4 warps made the compiler put 32 KB a thread into slow memory."""
     half, fp32 = torch.float16, torch.float32
-    assert triton_tuning.has_tensor_cores((8, 0), half) and triton_tuning.has_tensor_cores(
-        None, half
-    )
-    assert not triton_tuning.has_tensor_cores((7, 5), half)
-    assert not triton_tuning.has_tensor_cores((9, 0), fp32)
     sizes = [(rows, D) for rows in (16, 32, 64, 128) for D in triton_attention.HEAD_DIMS]
     with monkeypatch.context() as on_a_gpu:
         on_a_gpu.setattr(triton_tuning, "INTERPRETED", False)
@@ -534,13 +616,27 @@ X = torch.zeros(1, 2, 4, 16, device=DEVICE)
         ((X, X, X), {"scale": "0.1"}, TypeError, "scale: expected a number; got str"),
         ((X, X.to("meta"), X), {}, ValueError, "k: expected device"),
         ((X, X, X), {"config": (16, 16)}, TypeError, "config: expected a Config or None; got tu"),
-        ((X, X, X), {"backward_config": 1}, TypeError, "backward_config: expected a Config"),
+        (
+            (X, X, X),
+            {"backward_config": 1},
+            TypeError,
+            "backward_config: expected a BackwardConfig",
+        ),
     ],
     ids=str,
 )
 def test_errors_name_the_argument(arguments, options, error, message):
     with pytest.raises(error, match=message):
         flash_attention(*arguments, **options)
+
+
+def test_a_gpu_that_triton_does_not_support(monkeypatch):
+    monkeypatch.setattr(triton_attention, "INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.raises(ValueError, match=r"8\.0 or more.*got 7\.5.*scaled_dot_product_attention"):
+        triton_attention._check_device(torch.device("cuda"))
+    with pytest.raises(ValueError, match="q: expected a CUDA tensor; got one on cpu"):
+        triton_attention._check_device(torch.device("cpu"))
 
 
 def test_errors_of_decoding():
