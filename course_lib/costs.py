@@ -175,6 +175,94 @@ def attention_bytes(
     return numbers * size * check_count("bytes_per_value", bytes_per_value, 1)
 
 
+def tile_bytes(
+    n: int,
+    d: int,
+    block_q: int,
+    heads: int = 1,
+    batch: int = 1,
+    bytes_per_value: int = 2,
+    causal: bool = True,
+    cached: int = 0,
+) -> int:
+    """Bytes that the programs of a tiled kernel fetch and write, from whichever level has them.
+
+    `attention_bytes` counts each key once. A program has a block of queries, though, and every
+    program fetches the keys that its block sees: 4 * block_q * d operations for 2 * d numbers, so
+    in 16-bit types block_q operations a byte, however long the text. What L2 still holds does not
+    come from memory again; heads that share keys share that too, not the fetches.
+
+    Args:
+        n: number of queries; they come after the cached keys.
+        d: numbers a head, in keys and values alike.
+        block_q: queries a program, at least 1.
+        heads: number of query heads.
+        batch: number of sequences.
+        bytes_per_value: 2 for bfloat16 and float16, 4 for float32.
+        causal: fetch only the keys up to the last query of the block (to the key, not to the
+            tile); otherwise all.
+        cached: keys that were there before, all visible.
+
+    Returns:
+        Bytes: queries and outputs once, keys and values once a block of queries.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if one is out of range.
+    """
+    n, cached = check_count("n", n, 0), check_count("cached", cached, 0)
+    block_q = check_count("block_q", block_q, 1)
+    ends = (min(first + block_q, n) if causal else n for first in range(0, n, block_q))
+    keys = sum(cached + end for end in ends)
+    size = check_count("d", d, 1) * check_count("heads", heads, 1) * check_count("batch", batch, 1)
+    return 2 * (n + keys) * size * check_count("bytes_per_value", bytes_per_value, 1)
+
+
+def decode_intensity(
+    heads: int,
+    kv_heads: int,
+    head_dim: int = 128,
+    new_tokens: int = 1,
+    bytes_per_value: float = 2,
+    latent_dim: int | None = None,
+) -> float:
+    """Operations for each byte of the cache, when a few new tokens attend to a long one.
+
+    Every key that is read serves all query heads that share it, and all new tokens of a sequence:
+    one token and as many key heads as query heads make 1 operation a byte in 16-bit types; groups
+    of heads and drafted tokens (speculative decoding) multiply that. Latent attention, absorbed,
+    reads one vector for all heads, whose first part serves as the value again (DeepSeek-AI,
+    "DeepSeek-V2", 2024, arXiv:2405.04434, section 2.1: 512 numbers and 64 of a rotary key, 128
+    heads). Splitting the keys over processors (Flash-Decoding) leaves the intensity as it is.
+
+    Args:
+        heads: query heads.
+        kv_heads: heads with keys and values of their own, a divisor of `heads`; 1 for latent
+            attention.
+        head_dim: numbers a value; with `latent_dim` the part of the vector that is the value.
+        new_tokens: queries a sequence, 1 and the length of the draft.
+        bytes_per_value: 2 for bfloat16 and float16, 1 for FP8.
+        latent_dim: numbers a cached vector, where keys and values are one vector.
+
+    Returns:
+        Operations a byte, in the limit of a long cache.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if one is out of range or `kv_heads` does not divide `heads`.
+    """
+    heads, kv_heads = check_count("heads", heads, 1), check_count("kv_heads", kv_heads, 1)
+    if heads % kv_heads:
+        raise ValueError(f"kv_heads: expected a divisor of {heads}; got {kv_heads}")
+    if not bytes_per_value > 0:
+        raise ValueError(f"bytes_per_value: expected more than 0; got {bytes_per_value}")
+    value = check_count("head_dim", head_dim, 1)
+    key = value if latent_dim is None else check_count("latent_dim", latent_dim, value)
+    stored = 2 * value if latent_dim is None else key
+    rows = heads // kv_heads * check_count("new_tokens", new_tokens, 1)
+    return 2 * (key + value) * rows / (stored * bytes_per_value)
+
+
 def matrix_bytes(n: int, heads: int = 1, batch: int = 1, bytes_per_value: int = 4) -> int:
     """Bytes of one n x n matrix of scores (or of weights) for all heads of one layer.
 

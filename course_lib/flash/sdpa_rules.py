@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 #: What says which keys are visible: nothing, `is_causal=True`, a matrix as `attn_mask`, or
 #: `causal_lower_right(Tq, Tk)` as `attn_mask`.
@@ -79,31 +78,29 @@ class SdpaCall:
         return {self.head_dim, self.head_dim if self.value_dim is None else self.value_dim}
 
 
-#: Calls that tell the kernels apart, by what is said about them in the chapter. float16, since a T4
-#: has no bfloat16.
-CALLS: Mapping[str, SdpaCall] = {
-    name: replace(SdpaCall(torch.float16), **changes)
-    for name, changes in {
-        "is_causal=True": {},
-        "no mask": {"mask": "none"},
-        "a matrix as mask": {"mask": "matrix"},
-        "is_causal=True, 8 queries on 64 keys": {"n_queries": 8},
-        "causal_lower_right(8, 64)": {"n_queries": 8, "mask": "lower right"},
-        "one query, no mask": {"n_queries": 1, "mask": "none"},
-        "4 query heads a key head": {"group": 4},
-        "4 query heads a key head, a matrix": {"group": 4, "mask": "matrix"},
-        "dropout 0.1": {"dropout": 0.1},
-        "dropout 1/16": {"dropout": 1 / 16},
-        "head width 60": {"head_dim": 60},
-        "head width 60, a matrix": {"head_dim": 60, "mask": "matrix"},
-        "values of another width": {"value_dim": 32},
-        "head width 256": {"head_dim": 256},
-        "float32": {"dtype": torch.float32},
-        "float64": {"dtype": torch.float64},
-        "values transposed in memory": {"dense_rows": False},
-        "no batch axis": {"axes": 2},
-    }.items()
-}  # fmt: skip
+#: Calls that tell the kernels apart, by name: what each changes of `is_causal=True` in float16
+#: (since a T4 has no bfloat16).
+_CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "is_causal=True": {},
+    "no mask": {"mask": "none"},
+    "a matrix as mask": {"mask": "matrix"},
+    "is_causal=True, 8 queries on 64 keys": {"n_queries": 8},
+    "causal_lower_right(8, 64)": {"n_queries": 8, "mask": "lower right"},
+    "one query, no mask": {"n_queries": 1, "mask": "none"},
+    "4 query heads a key head": {"group": 4},
+    "4 query heads a key head, a matrix": {"group": 4, "mask": "matrix"},
+    "dropout 0.1": {"dropout": 0.1},
+    "dropout 1/16": {"dropout": 1 / 16},
+    "head width 60": {"head_dim": 60},
+    "head width 60, a matrix": {"head_dim": 60, "mask": "matrix"},
+    "values of another width": {"value_dim": 32},
+    "head width 256": {"head_dim": 256},
+    "float32": {"dtype": torch.float32},
+    "float64": {"dtype": torch.float64},
+    "values transposed in memory": {"dense_rows": False},
+    "no batch axis": {"axes": 2},
+}
+CALLS = {name: replace(SdpaCall(torch.float16), **change) for name, change in _CHANGES.items()}
 
 Rule = tuple[str, Callable[[SdpaCall, SdpaDevice], bool]]
 _FOUR_AXES: Rule = ("wants four axes", lambda c, _: c.axes == 4)
@@ -229,5 +226,8 @@ def arguments_of(
         matrix = torch.ones(call.n_queries, call.n_keys, dtype=torch.bool, device=device)
         options["attn_mask"] = matrix.tril(call.n_keys - call.n_queries)
     elif call.mask == "lower right":
+        # Here, because it imports triton, which must know first whether to interpret.
+        from torch.nn.attention.bias import causal_lower_right
+
         options["attn_mask"] = causal_lower_right(call.n_queries, call.n_keys)
     return (q, k, v), options

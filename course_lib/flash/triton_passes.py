@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from course_lib.flash.tile_plan import TileLists, tile_plan
 from course_lib.flash.triton_backward import delta_kernel, keys_kernel, queries_kernel
@@ -43,7 +43,7 @@ class Flash(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -60,7 +60,7 @@ class Flash(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, do: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of q, k and v."""
         q, k, v, o, lse2 = ctx.saved_tensors
         gradients = backward(do, q, k, v, lse2, row_delta(o, do), ctx.mask, ctx.scale, ctx.config)
