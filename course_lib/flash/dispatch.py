@@ -8,6 +8,7 @@ matrix they never make, and sequences of different lengths in one batch. benchma
 both sides of each decision.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,6 +121,32 @@ def attend_by(
     if kernel == "flash_decode":
         return flash_decode(q, k, v, lengths=lengths)
     return flash_attention(q, k, v, rule)
+
+
+def attend_on_gpu(
+    rule: Mask | None, q_pos: Tensor, k_pos: Tensor
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, None]]:
+    """How the layers of a model attend in one pass, the matrix made at most once and if needed.
+
+    Args:
+        rule: which keys a query may attend to; None for all.
+        q_pos: positions of the queries, the last of `k_pos`, [T].
+        k_pos: positions of the keys, 0, 1, 2, ..., [S].
+
+    Returns:
+        attend(q [B, H, T, D], k [B, Hkv, S, D], v, unused) -> (output [B, H, T, D], None).
+    """
+    made: list[Tensor] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
+        grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+        sizes = (q.shape[3], q.shape[1], k.shape[1], q.shape[2], k.shape[2])
+        kernel = kernel_for(ModelCall(device_of(q), q.dtype, *sizes, grad), rule)
+        if kernel == "sdpa" and rule is not None and not (rule.is_full or rule.is_causal):
+            made[:] = made or [rule.tensor(q_pos, k_pos)]
+        return attend_by(kernel, q, k, v, rule, mask=made[0] if made else None), None
+
+    return attend
 
 
 def device_of(tensor: Tensor) -> SdpaDevice:

@@ -10,9 +10,15 @@ from tests.helpers.triton import poison, tensors  # noqa: F401
 
 # isort: split
 from course_lib.attention import attention
-from course_lib.flash.dispatch import ModelCall, attend_by, device_of, kernel_for
+from course_lib.flash.dispatch import (
+    ModelCall,
+    attend_by,
+    attend_on_gpu,
+    device_of,
+    kernel_for,
+)
 from course_lib.flash.sdpa_rules import DEVICES
-from course_lib.masks import causal, full, prefix_lm, sliding_window
+from course_lib.masks import Mask, causal, full, prefix_lm, sliding_window
 
 HALF = torch.bfloat16
 
@@ -73,6 +79,23 @@ def test_all_of_them_attend_alike(kernel):
             mask = rule.tensor(torch.arange(17, 20), 20).to(q.device)
         got = attend_by(kernel, q, k, v, rule, mask=mask)
         assert (got.double() - right).abs().max() < 1e-5
+
+
+def test_the_layers_of_a_model_share_one_matrix(monkeypatch):
+    """Made at most once, and for no rule that a kernel knows."""
+    rng = np.random.default_rng(1)
+    q, k, v, _ = tensors(rng, 1, 4, 2, 20, 20, 16)
+    keys, values = (x.repeat_interleave(2, 1) for x in (k, v))
+    positions = torch.arange(20, device=q.device)
+    made, original = [], Mask.tensor
+    monkeypatch.setattr(Mask, "tensor", lambda *args: made.append(args) or original(*args))
+    for rule, matrices in ((causal(), 0), (None, 0), (sliding_window(7), 1)):
+        made.clear()
+        attend = attend_on_gpu(rule, positions, positions)
+        outputs = [attend(q, k, v, None)[0] for _ in range(3)]
+        assert len(made) == matrices
+        right, _ = attention(q.double(), keys.double(), values.double(), rule)
+        assert all((o.double() - right).abs().max() < 1e-5 for o in outputs)
 
 
 def test_the_device_of_a_tensor():
