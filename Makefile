@@ -4,6 +4,7 @@
 # make test-browser  runs every notebook in JupyterLab in a real browser
 # make test-release  installs the tree that students get, from nothing, and runs it
 # make test-mutants  changes every solution in every small way: do the hidden checks notice?
+# make test-gpu-script  goes through the script that waits for a GPU, without one
 # make site  builds the course as a web site in build/site, without a network
 # make pdf   prints it: build/causal-attention.pdf (needs chromium)
 # make test-site  builds both and reads them: links, accessibility, search, no network
@@ -19,7 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
-.PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-recordings test-site site pdf colab colab-subset build clean
+.PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-recordings test-gpu-script test-site site pdf colab colab-subset build clean
 
 lab: .venv/lab-ready
 	@$(BIN)/python -m course_lib.pretrained || true
@@ -69,6 +70,10 @@ test-mutants: .venv/dev-ready
 test-recordings: .venv/dev-ready
 	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"
 	$(BIN)/python -m course_tools.build.recordings --check
+
+test-gpu-script: .venv/dev-ready
+	@echo "== every line of benchmarks/on_gpu.sh, without a GPU (about a minute)"
+	PYTHON=$(CURDIR)/$(BIN)/python bash benchmarks/on_gpu.sh --dry-run build/on_gpu
 
 site: .venv/site-ready
 	@echo "== the web site (under a minute)"

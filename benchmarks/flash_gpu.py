@@ -4,27 +4,19 @@
     python benchmarks/flash_gpu.py --quick --out -  # one length, nothing written (or --out FILE)
     python benchmarks/flash_gpu.py --dry-run --out FILE   # tiny, in Triton's interpreter: no GPU
 
-A plain script: it needs torch, triton, NumPy and this checkout, no Jupyter and no installation.
-Half precision (bfloat16, or float16 where there is none), random normal data, hidden size 2,048,
-16,384 tokens a batch. Variants take turns on rotating inputs; times are medians of CUDA events.
-Before a variant is timed, one head of its output (and gradients) is compared with float64.
+`bash benchmarks/on_gpu.sh` runs this and all else that waits for a GPU, in four minutes.
+
+A plain script: it needs torch, triton, NumPy, tqdm and this checkout, no Jupyter and no
+installation. Half precision (bfloat16, or float16 where there is none), random normal data, hidden
+size 2,048, 16,384 tokens a batch. Variants take turns on rotating inputs; times are medians of CUDA
+events. Before a variant is timed, one head of its output (and gradients) is compared with float64.
 FLOPs: 4 B H T^2 D, half of that when causal, 2.5 times for the backward pass.
 
-A result of ours that is wrong, or that does not come, is a failure; another's is left out.
-
-The record is written anew after each section, so that a run that is cut short loses one section
-and not all; a section that fails says so in the record, and the rest goes on. The first run on a
-machine spends most of its time compiling every candidate (`tuning` in the record lists what each
-of them took); Triton keeps what it compiled, so a second run takes a few minutes.
-
-With a GPU for half an hour and ten minutes a command:
-
-1. `python benchmarks/flash_gpu.py --minutes 8 --out flash_gpu.json`, which goes from the most
-   to the least important section and leaves out what does not fit;
-2. the same once more, if anything was left out: this is the run to keep, as
-   benchmarks/results/flash_gpu.json;
-3. `compute-sanitizer python benchmarks/flash_gpu.py --quick --lengths 1024 --out -`, where that
-   tool is installed (memory errors; its times mean nothing).
+A result of ours that is wrong, or that does not come, is a failure; another's is left out. The
+record is written anew after each section, from the most to the least important, so that a run that
+is cut short loses one section and not all; a section that fails says so in the record, and the rest
+goes on. Compiling takes most of the time of a first run: `--compile-ahead` does that first, on all
+processors (`tuning` in the record lists the time of each candidate).
 
 The last line printed is one JSON object of the ratios by name; above 1 is better for us, but for
 `causal_over_full`, which should be near 0.5. `decode` is the speed at which the cache is read, as
@@ -34,6 +26,7 @@ a share of the speed at which memory is copied. The exit status is 1 if a sectio
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -42,6 +35,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -100,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60, help="start no section after that")
     parser.add_argument("--quick", action="store_true", help="T = 4,096, d = 128, 5 rounds")
     parser.add_argument("--dry-run", action="store_true", help="no GPU: tiny, times mean nothing")
+    parser.add_argument("--compile-ahead", action="store_true", help="on all processors, first")
     parser.add_argument("--no-flex", action="store_true", help="leave out FlexAttention")
     parser.add_argument("--out", default=str(RESULTS), help="where to write; - for nowhere")
     options = parser.parse_args(arguments)
@@ -119,7 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = rounds if options.rounds is None else options.rounds
     if rounds < 1:
         parser.error("--rounds: expected at least 1")
-    record = measure(setting(options.dry_run, rounds), options)
+    chosen = setting(options.dry_run, rounds)
+    if options.compile_ahead:
+        compile_ahead(chosen, options.dims)
+    record = measure(chosen, options)
     print_targets(record["ratios"])
     print(json.dumps(record["ratios"]))
     sys.exit(1 if record["failed"] else 0)
@@ -192,6 +190,60 @@ def sections(
     if not options.no_flex:  # it compiles for half a minute each
         for D in options.dims:
             yield f"flex d{D}", partial(flex, s=s, D=D, length=max(options.lengths))
+
+
+def compile_ahead(s: Setting, dims: list[int]) -> None:
+    """Compile what will be timed, each kernel in some process; Triton keeps it on disk."""
+    from benchmarks.triton_steps import walk_on
+    from course_lib.flash.triton_tuning import candidates
+
+    begin = time.monotonic()
+    capability = torch.cuda.get_device_capability() if s.device == "cuda" else None
+    jobs: list[tuple[str, int, bool, int]] = []
+    for D in dims:
+        jobs += [("steps", D, True, n) for n in range(len(list(walk_on(capability))))]
+        for which in ("forward", "backward"):
+            tried = candidates(which, capability, D, s.dtype)
+            jobs += [(which, D, rule, n) for rule in (True, False) for n in range(len(tried))]
+    context = multiprocessing.get_context("spawn")
+    workers = min(16, os.cpu_count() or 1) if s.device == "cuda" else 1
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        reasons = list(pool.map(partial(_compile_one, s), jobs))
+    for job, reason in zip(jobs, reasons, strict=True):
+        if reason:
+            print(f"compile  {job}: {reason}")
+    print(f"compiled {len(jobs)} kernels ahead in {time.monotonic() - begin:.0f} s")
+
+
+def _compile_one(s: Setting, job: tuple[str, int, bool, int]) -> str:
+    """In a process of its own: one small call with one config; what is against it, or nothing."""
+    from benchmarks.triton_steps import call_of, walk_on
+    from course_lib.flash import triton_passes
+    from course_lib.flash.triton_tuning import candidates
+    from course_lib.masks import causal
+
+    which, D, is_causal, n = job
+    capability = torch.cuda.get_device_capability() if s.device == "cuda" else None
+    q, k, v, do = inputs(s, 2, 2, 16 if s.device == "cpu" else 256, D, seed=0)
+    rule = causal() if is_causal else None
+    try:
+        if which == "steps":
+            step, config = list(walk_on(capability))[n]
+            tensors = [x.float() if step.float32 or s.device == "cpu" else x for x in (q, k, v)]
+            if config is not None:
+                call_of(step, config)(*tensors)
+            return ""
+        if s.device == "cpu":
+            q, k, v, do = (x.float() for x in (q, k, v, do))
+        config = candidates(which, capability, D, s.dtype)[n]
+        if which == "forward":
+            triton_passes.forward(q, k, v, rule, 1.0, config)
+        else:
+            lines = [triton_passes.line_a_head(q, 1.0) for _ in range(2)]
+            triton_passes.backward(do, q, k, v, *lines, rule, 1.0, config)
+    except Exception as error:
+        return first_line(error)
+    return ""
 
 
 def save(record: Record, out: str) -> None:

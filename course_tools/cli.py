@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     configure.add_argument("--address", required=True, help="https://github.com/OWNER/NAME")
     configure.set_defaults(run=_configure)
 
+    gpu = commands.add_parser("gpu-results", help="take over what benchmarks/on_gpu.sh measured")
+    gpu.add_argument("archive", type=Path, metavar="ARCHIVE", help="OUT/on_gpu.tar.gz")
+    gpu.set_defaults(run=_gpu_results)
+
     grade = commands.add_parser("grade", help="grade what a class handed in (needs Linux)")
     grade.add_argument(
         "submissions", type=Path, nargs="+", metavar="SUBMISSIONS", help=_SUBMISSIONS
@@ -138,6 +142,14 @@ def _configure(options: argparse.Namespace) -> int:
     configure_address(load_project(), options.address)
     print("Address set. Now run `course build`, which writes it into badges and setup cells.")
     return 0
+
+
+def _gpu_results(options: argparse.Namespace) -> int:
+    from course_tools.gpu_results import gpu_results
+
+    lines = gpu_results(options.archive, load_project().root / "benchmarks" / "results")
+    print("\n".join(lines))
+    return 1 if any("FAILED" in line for line in lines) else 0
 
 
 def _grade(options: argparse.Namespace) -> int:

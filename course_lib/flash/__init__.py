@@ -12,7 +12,12 @@ no Triton, as on macOS.
 from importlib import import_module
 from typing import Any
 
-from course_lib.flash.available import KernelStatus, available_kernels, sdpa_kernel_used
+from course_lib.flash.available import (
+    KernelStatus,
+    available_kernels,
+    sdpa_kernel_used,
+    triton_device,
+)
 from course_lib.flash.tiled import tiled_attention_numpy, tiled_attention_torch
 
 #: Names that need Triton, and the module that has them.
@@ -29,6 +34,7 @@ __all__ = [
     "sdpa_kernel_used",
     "tiled_attention_numpy",
     "tiled_attention_torch",
+    "triton_device",
 ]
 
 

@@ -8,6 +8,7 @@ dispatched.
 
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,40 @@ def available_kernels(device: str | torch.device | None = None) -> list[KernelSt
     return [*found, _triton(device), _flex(x)]
 
 
+def triton_device() -> tuple[torch.device, str]:
+    """Where Triton's kernels run here, and why; to be asked before triton is imported.
+
+    Triton compiles for NVIDIA GPUs of compute capability 8.0 and later. Elsewhere, on a T4 too, its
+    interpreter runs the same kernels on the CPU, right and slowly; this switches it on
+    (TRITON_INTERPRET=1, which triton reads when it is imported).
+
+    Returns:
+        The device for tensors, and one sentence.
+
+    Raises:
+        RuntimeError: if the interpreter is needed and triton was imported without it.
+    """
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        name = torch.cuda.get_device_name()
+        if (major, minor) >= (8, 0):
+            return torch.device("cuda"), f"Triton compiles for this GPU, {name}."
+        why = f"Triton supports GPUs from compute capability 8.0 on, and {name} has {major}.{minor}"
+    else:
+        why = "There is no GPU here"
+    if "triton" in sys.modules and not _interpreting():
+        raise RuntimeError(
+            f"{why}, so Triton has to interpret, and it was imported before it knew; restart the "
+            "kernel and run from the top"
+        )
+    os.environ["TRITON_INTERPRET"] = "1"
+    return torch.device("cpu"), f"{why}: Triton's interpreter runs the kernels on the CPU."
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
 def sdpa_kernel_used(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> str:
     """The kernel that `F.scaled_dot_product_attention(q, k, v, **options)` takes.
 
@@ -135,7 +170,7 @@ def _try_sdpa(name: str, x: Tensor) -> KernelStatus:
 def _triton(device: torch.device) -> KernelStatus:
     if importlib.util.find_spec("triton") is None:
         return KernelStatus("Triton", False, "not installed (wheels are for Linux)")
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    if _interpreting():
         return KernelStatus(
             "Triton", True, "in its interpreter (TRITON_INTERPRET=1): right, but slow"
         )
