@@ -88,7 +88,7 @@ def test_the_layers_of_a_model_share_one_matrix(monkeypatch):
     keys, values = (x.repeat_interleave(2, 1) for x in (k, v))
     positions = torch.arange(20, device=q.device)
     made, original = [], Mask.tensor
-    monkeypatch.setattr(Mask, "tensor", lambda *args: made.append(args) or original(*args))
+    monkeypatch.setattr(Mask, "tensor", lambda *a, **o: made.append(a) or original(*a, **o))
     for rule, matrices in ((causal(), 0), (None, 0), (sliding_window(7), 1)):
         made.clear()
         attend = attend_on_gpu(rule, positions, positions)

@@ -275,6 +275,7 @@ def test_a_rule_that_only_calls_itself_causal_is_not_taken_for_it():
     assert triton_tuning.mode_of(Mask(lambda q, k: k <= q, "full()")) == TILES
     assert triton_tuning.mode_of(None) == triton_tuning.mode_of(full()) == FULL
     assert triton_tuning.mode_of(causal() & full()) == CAUSAL
+    assert triton_tuning.mode_of(causal() & sliding_window(3)) == TILES
     rng = np.random.default_rng(9)
     q, k, v, do = tensors(rng, 1, 1, 1, 20, 20, 16)
     check(q, k, v, do, liar)
