@@ -12,7 +12,7 @@ import torch
 from course_tools.exercise_bank.load import load_bank
 from course_tools.grading.grade import Grader, grade_all, secret_of
 from course_tools.grading.marks import write_marks
-from course_tools.grading.results import GRADED, About, Result
+from course_tools.grading.results import GRADED, About, Result, Store
 from course_tools.grading.shard import shard
 from course_tools.grading.submissions import find_submissions
 from course_tools.grading.tables import summary
@@ -84,6 +84,7 @@ def grade(options: argparse.Namespace, project: Project) -> int:
         print(f"shard {options.shard}: {len(results)} notebooks done; `course grade` without")
         print("--shard writes the tables when all shards are")
         return 0
+    results += Store(out).others(results)
     about = About(
         grader.secret, backend.name, backend.promise, backend.limits_note, problems,
         project.address, project.tag,

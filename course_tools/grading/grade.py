@@ -28,6 +28,7 @@ from course_tools.exercise_bank.evaluate import can_grade, draw, verdict
 from course_tools.exercise_bank.load import Bank, ExerciseFacts
 from course_tools.grading.read_notebook import Answer
 from course_tools.grading.results import (
+    FAILED,
     GRADED,
     ClaimResult,
     ExerciseResult,
@@ -131,7 +132,7 @@ class Grader:
         except SandboxError:
             raise
         except Exception as error:  # one notebook never stops the rest
-            status, exercises = f"the grader failed on it ({type(error).__name__})", []
+            status, exercises = f"{FAILED} ({type(error).__name__})", []
         return Result(
             key=self.key(submission), student=submission.student, name=submission.name,
             ids=dict(submission.ids), file=submission.file, chapter=chapter, status=status,
@@ -229,7 +230,7 @@ def grade_all(
     todo: list[Submission] = []
     for submission in submissions:
         done = store.load(grader.key(submission))
-        if done is None:
+        if done is None or not done.is_final:
             todo.append(submission)
         else:
             yield _as_now(done, submission)

@@ -13,6 +13,8 @@ from course_tools.exercise_bank.evaluate import UNREADABLE
 
 #: Status of a submission that was graded; any other says in words why it was not.
 GRADED = "graded"
+#: How the status begins of one on which the grader stumbled.
+FAILED = "the grader failed on it"
 #: Stands on every page and in every table of a run without a sandbox.
 UNSAFE = "UNSAFE: graded without a sandbox, so an answer could have changed its own grade"
 
@@ -106,6 +108,12 @@ class Result:
     exercises: Sequence[ExerciseResult] = ()
     superseded: Sequence[str] = ()
     late: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it need not be graded again: nothing failed, and no exercise was skipped."""
+        failed = self.status.startswith(FAILED)
+        return not failed and all(e.status != "skipped" for e in self.exercises)
 
     @property
     def points(self) -> float:
@@ -230,6 +238,24 @@ class Store:
             return result_from_json(json.loads((self.folder / f"{key}.json").read_text("utf-8")))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
+
+    def others(self, now: Sequence[Result]) -> list[Result]:
+        """What earlier runs graded and this one did not: other students, other chapters.
+
+        Args:
+            now: results of this run. They replace those of the same student and chapter.
+        """
+        files = sorted(self.folder.glob("*.json"), key=lambda file: (file.stat().st_mtime, file))
+        earlier = {}
+        for result in filter(None, (self.load(file.stem) for file in files)):
+            earlier[result.student, result.chapter or result.file] = result
+        present, done = {r.student for r in now}, {(r.student, r.chapter) for r in now}
+        return [
+            result
+            for result in earlier.values()
+            if (result.student, result.chapter) not in done
+            and (result.status == GRADED or result.student not in present)
+        ]
 
     def save(self, result: Result) -> None:
         """Write a result in one step."""

@@ -21,6 +21,7 @@ from course_tools.grading.feedback import feedback, gradescope
 from course_tools.grading.file_names import file_names
 from course_tools.grading.marks import write_marks
 from course_tools.grading.results import (
+    FAILED,
     GRADED,
     UNSAFE,
     About,
@@ -355,6 +356,33 @@ def test_only_leaves_other_chapters_out_of_all_tables(tmp_path, capsys, monkeypa
     assert [s.student for s in asked] == ["cutcara_150", "diazdora_104"]
     assert "notebooks of other chapters, as --only says: 1" in capsys.readouterr().out
     assert len(table(tmp_path / "out" / "grades.csv")) == 2
+
+
+def test_a_late_file_into_the_same_folder_adds_and_replaces_and_takes_nothing_away(
+    tmp_path, capsys, monkeypatch
+):
+    store = Store(tmp_path / "out")
+    for one in (
+        result("abelanna_101", [0] * 6, key="a2"), result("abelanna_101", [1] * 6, 5, key="a5"),
+        result("kim_71", [1] * 6, 6, key="k6"), failed("lee_72", "cut off", key="l"),
+    ):  # fmt: skip
+        store.save(one)
+    write(tmp_path / "in", [one for one in made_class() if one.file.startswith("abel")])
+    again = result("abelanna_101", [1] * 6)
+    monkeypatch.setattr(command, "grade_all", lambda *a: [again])
+    words = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--unsafe"]
+    assert cli.main([*words, "--only", "2"]) == 1  # lee's is still not graded
+    rows = {row["student"]: row for row in table(tmp_path / "out" / "grades.csv")}
+    assert list(rows) == ["abelanna_101", "kim_71", "lee_72"]
+    assert rows["abelanna_101"]["2.1 (of 1)"] == "1" and rows["abelanna_101"]["total"] == "29"
+    assert rows["lee_72"]["status"] == "cut off"
+
+
+def test_failures_and_skips_are_tried_again_and_grades_are_not():
+    skipped = exercise("2.1", 1, points=0.0, earned=0.0, status="skipped", note="lacks triton")
+    assert result("kim", [1] * 6).is_final and failed("kim", "cut off").is_final
+    assert not result("kim", [], exercises=(skipped,)).is_final
+    assert not failed("kim", f"{FAILED} (MemoryError)").is_final
 
 
 def test_wrong_use_says_what_was_expected(tmp_path, capsys):
