@@ -85,8 +85,8 @@ class Grader:
     def key(self, submission: Submission) -> str:
         """Under what a result is stored: who, what, and by which checks."""
         parts = (submission.student, submission.file, self.secret, self.checks, __version__)
-        parts += (submission.status, repr(self.limits))
-        text = "\0".join((*parts, *map(repr, submission.cells)))
+        state = (submission.status, repr(self.limits))
+        text = "\0".join((*parts, *state, *map(repr, submission.cells)))
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     @cached_property
@@ -144,7 +144,7 @@ class Grader:
     def _exercise(
         self, facts: ExerciseFacts, answer: Answer, session: Session, seed: int
     ) -> ExerciseResult:
-        common = {
+        common: dict[str, Any] = {
             "number": facts.number, "title": facts.title, "answer": facts.answer,
             "points": float(facts.points),
         }  # fmt: skip
@@ -196,7 +196,7 @@ def _guarded(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def _in_our_words(problem: Problem) -> Problem:
     if problem.kind == "raised":
-        name = re.match(r"\w*", problem.text)[0]
+        (name,) = re.findall(r"^\w*", problem.text)
         text = name if name in _ERRORS else "an error of its own"
     else:
         text = _STOPS.get(problem.kind, "the program ended before it gave an answer")
