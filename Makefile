@@ -8,6 +8,7 @@
 # make site  builds the course as a web site in build/site, without a network
 # make pdf   prints it: build/causal-attention.pdf (needs chromium)
 # make test-site  builds both and reads them: links, accessibility, search, no network
+# make test-long  compares the real model with transformers: every logit, every text (minutes)
 # make test-recordings  trains chapter 1's models anew: are they what the explorer shows?
 # make colab  runs every notebook with Colab's versions (5 GB, needs Python 3.13 and openssl)
 # make colab-subset  runs two of them without Colab's torch (a minute); CI does so
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 FIRST := $(firstword $(sort $(wildcard notebooks/*.ipynb)))
 
-.PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-recordings test-gpu-script test-site site pdf colab colab-subset build clean
+.PHONY: lab check check-code check-tests test test-browser test-release test-mutants test-long test-recordings test-gpu-script test-site site pdf colab colab-subset build clean
 
 lab: .venv/lab-ready
 	@$(BIN)/python -m course_lib.pretrained || true
@@ -66,6 +67,11 @@ test-release: .venv/dev-ready
 test-mutants: .venv/dev-ready
 	@echo "== every small change to every solution against the hidden checks"
 	$(BIN)/python -m course_tools.exercise_bank.mutation --seed 1
+
+test-long: .venv/dev-ready
+	@echo "== the real model against transformers, which reads the same file"
+	$(BIN)/python -m course_lib.pretrained
+	$(BIN)/python -m pytest -m long tests
 
 test-recordings: .venv/dev-ready
 	@echo "== the recorded models of the generation explorer, trained anew (about half a minute)"

@@ -1,9 +1,15 @@
 """What the setup cell of every notebook calls (see `course build`)."""
 
+import os
 import platform
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+
+#: What reads the real model: the extra `real` (a test compares it with pyproject.toml).
+REAL = ("gguf>=0.17", "tokenizers>=0.22")
 
 
 def report() -> str:
@@ -17,7 +23,7 @@ def report() -> str:
     import course_lib
 
     parts = [f"course_lib {course_lib.__version__}", f"Python {platform.python_version()}"]
-    missing = list(_missing())
+    missing = list(_missing(_required()))
     if not any(line.startswith(("numpy", "torch")) for line in missing):
         import torch  # here, so that importing this module stays instant
 
@@ -30,12 +36,46 @@ def report() -> str:
     return ", ".join(parts)
 
 
-def _missing() -> Iterator[str]:
-    """The requirements of `course_lib` that this environment does not meet."""
+def set_up(*, fetch_model: bool, keep_in: str = "") -> str:
+    """What the setup cell calls where a notebook has a section "On a real model".
+
+    On Colab it adds the packages that read the model, where they are missing, and fetches the
+    model. Elsewhere it changes nothing: `make lab` has done so.
+
+    Args:
+        fetch_model: the box of the form that Colab shows.
+        keep_in: a folder that outlives the machine, as on a mounted Drive; "": this machine.
+
+    Returns:
+        The line of `report`, and whether the model is here.
+    """
+    from course_lib.pretrained import HOW_TO_GET, VARIABLE, FetchError, fetch, find
+
+    trouble = ""
+    if "google.colab" in sys.modules:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *_missing(REAL)]
+        if pip[-1] != "--no-deps":
+            trouble = subprocess.run(pip, capture_output=True, text=True).stderr
+        if fetch_model and not trouble:
+            try:
+                os.environ[VARIABLE] = str(fetch(keep_in or None))
+            except FetchError as error:
+                trouble = str(error)
+    if trouble:
+        return f"{report()}, no real model: {' '.join(trouble.split())}"
+    return f"{report()}, {'the real model is here' if find() else HOW_TO_GET}"
+
+
+def _required() -> list[str]:
+    """The requirements of `course_lib`, extras included."""
     try:
-        wanted = metadata.requires("course_lib") or []
+        return metadata.requires("course_lib") or []
     except metadata.PackageNotFoundError:  # a folder on the path, not installed
-        return
+        return []
+
+
+def _missing(wanted: Iterable[str]) -> Iterator[str]:
+    """Those of some requirements that this environment does not meet."""
     for line in wanted:
         plain = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line.replace(" ", ""))
         if plain is None:  # of an extra

@@ -14,6 +14,8 @@ Item = TypeVar("Item")
 
 #: Set by `course build` and by the tests: saved notebooks hold no progress bars.
 QUIET = "COURSE_QUIET"
+#: Set by `course build`: "write" records what the real model gives, "check" compares it.
+BUILD = "COURSE_BUILD"
 
 
 def table(

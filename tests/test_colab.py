@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import tomllib
 import urllib.error
 import urllib.request
 from importlib import metadata
@@ -18,7 +19,8 @@ import nbformat
 import pytest
 
 from course_lib import colab as module
-from course_lib.colab import report
+from course_lib import pretrained
+from course_lib.colab import report, set_up
 from course_tools.build.notebooks import dress
 from course_tools.project import load_project
 from tests.colab import compare
@@ -34,10 +36,14 @@ EXPLORER = {"name": "MaskExplorer", "live": True, "static": True, "enabled": Tru
 # --- the setup cell ------------------------------------------------------------------------------
 
 
-def setup_cell(address=ADDRESS):
+REAL = "from course_lib.real_lesson import greedy"
+
+
+def setup_cell(address=ADDRESS, *code):
     project = load_project(ROOT)
     object.__setattr__(project, "address", address)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T")])
+    cells = [nbformat.v4.new_markdown_cell("# T"), *map(nbformat.v4.new_code_cell, code)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     dress(notebook, "t", "badge", project)
     return notebook.cells[2].source
 
@@ -104,12 +110,76 @@ def test_the_cell_leaves_no_name_behind_that_a_student_may_want(runs):
     assert runs(setup_cell()) == {"course_lib", "install_course_lib", "report"}
 
 
+def test_where_a_real_model_is_used_the_cell_offers_it_in_a_form_and_reports_in_one_line(
+    runs, capsys
+):
+    cell = setup_cell(ADDRESS, REAL)
+    assert 'fetch_model = True  # @param {type: "boolean"}' in cell
+    left = {"course_lib", "install_course_lib", "set_up", "fetch_model", "keep_in"}
+    assert runs(cell) == left and runs.commands == [], "on a laptop it fetches nothing"
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.endswith(", the real model is here\n")
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """A runtime without gguf, in which pip and the network only note what they were asked."""
+    asked = []
+
+    def version(name, real=metadata.version):
+        if name == "gguf":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    def run(command, **options):
+        asked.append(command[1:])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def fetch(folder):
+        asked.append(f"fetch into {folder}")
+        if folder == "full":
+            raise pretrained.FetchError("full has 3 MB left:\nmake room")
+        (tmp_path / "m.gguf").touch()
+        return tmp_path / "m.gguf"
+
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    monkeypatch.setattr(module.metadata, "version", version)
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(pretrained, "fetch", fetch)
+    monkeypatch.setenv("COURSE_MODEL", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return asked
+
+
+GGUF = ["-m", "pip", "install", "--quiet", "--no-deps", "gguf>=0.17"]
+
+
+def test_on_colab_it_adds_what_reads_the_model_and_fetches_it_once(colab):
+    assert set_up(fetch_model=True).endswith(", the real model is here")
+    assert colab == [GGUF, "fetch into None"]
+    assert set_up(fetch_model=False, keep_in="").endswith(", the real model is here")
+    set_up(fetch_model=True, keep_in="/content/drive/MyDrive")
+    assert colab[2:] == [GGUF, GGUF, "fetch into /content/drive/MyDrive"]
+
+
+def test_what_it_adds_is_the_extra_of_pyproject():
+    facts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert list(module.REAL) == facts["project"]["optional-dependencies"]["real"]
+
+
+def test_on_colab_without_the_model_the_line_says_how_to_get_it_or_what_went_wrong(colab):
+    assert "python -m course_lib.pretrained" in set_up(fetch_model=False)
+    told = set_up(fetch_model=True, keep_in="full")
+    assert told.endswith(", no real model: full has 3 MB left: make room") and "\n" not in told
+
+
 def test_every_notebook_has_this_very_cell():
-    wanted = setup_cell(load_project(ROOT).address)
+    address = load_project(ROOT).address
     files = [*ROOT.glob("notebooks/**/[0-9A-Z]*.ipynb"), *ROOT.glob("exercises/*.ipynb")]
     assert len(files) >= 16
     for file in files:
         cells = nbformat.read(file, 4).cells
+        wanted = setup_cell(address, *[REAL for c in cells if "course_lib.real_lesson" in c.source])
         assert [c.source for c in cells if "setup" in c.metadata.get("tags", [])] == [wanted], file
 
 
@@ -303,6 +373,12 @@ GOOD = {
 }  # fmt: skip
 
 
+REAL_ROW = {
+    "real": True, "report": "course_lib 1, the real model is here\n",
+    "added": ["course_lib @ https://x", "gguf==0.19.0"],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -317,10 +393,12 @@ GOOD = {
         {"explorers": []},
         {"explorers": [{**EXPLORER, "live": False}]},
         {"explorers": [{**EXPLORER, "enabled": False}]},
+        {**REAL_ROW, "added": ["course_lib @ https://x"]},
+        {**REAL_ROW, "report": "course_lib 1, no real model: no network\n"},
     ],
 )
 def test_each_fault_of_a_run_is_a_problem(fault):
-    assert problems(GOOD) == []
+    assert problems(GOOD) == [] == problems({**GOOD, **REAL_ROW})
     assert len(problems({**GOOD, **fault})) == 1
 
 

@@ -28,7 +28,7 @@ from nbformat import NotebookNode
 
 from course_lib.example import TOKENS, K, Q, V
 from course_lib.figures.traces import mask_view
-from course_lib.lesson import QUIET
+from course_lib.lesson import BUILD, QUIET
 from course_lib.masks import causal
 from course_lib.trace import trace
 from course_tools.build import exercises
@@ -105,7 +105,7 @@ def dress(notebook: NotebookNode, name: str, badge: str, project: Project) -> No
     """
     if not notebook.cells or not notebook.cells[0].source.startswith("# "):
         raise ValueError(f"{name}: expected a markdown cell with the title ('# ...') first")
-    notebook.cells[1:1] = [nbformat.v4.new_markdown_cell(badge), _setup_cell(project)]
+    notebook.cells[1:1] = [nbformat.v4.new_markdown_cell(badge), _setup_cell(project, notebook)]
     for cell, identity in zip(notebook.cells, _cell_ids(notebook.cells), strict=True):
         cell.id = identity
         if cell.cell_type == "code":
@@ -114,12 +114,14 @@ def dress(notebook: NotebookNode, name: str, badge: str, project: Project) -> No
     notebook.nbformat, notebook.nbformat_minor = 4, 5
 
 
-def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+def execute(notebook: NotebookNode, folder: Path, *, check: bool = False) -> NotebookNode:
     """Run a notebook from top to bottom in a fresh kernel and normalise its outputs.
 
     Args:
         notebook: as from `assemble`; not changed.
         folder: working folder of the kernel.
+        check: compare what was recorded of the real model (`course_lib.real_lesson`) instead of
+            recording it anew.
 
     Returns:
         The executed notebook.
@@ -139,7 +141,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         resources={"metadata": {"path": str(folder)}},
     )
     try:
-        client.execute(env={**os.environ, QUIET: "1", "PYTHONHASHSEED": "0"})
+        real = {BUILD: "check" if check else "write"}
+        client.execute(env={**os.environ, **real, QUIET: "1", "PYTHONHASHSEED": "0"})
     except CellExecutionError as error:
         raise CellFailedError(str(error)) from None
     notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
@@ -306,7 +309,7 @@ def _write_or_compare(
     """Execute a notebook and save it, or say how the saved one differs."""
     name = target.name if folder == "notebooks" else f"{folder}/{target.name}"
     if not (check and sources_only):
-        notebook = execute(notebook, target.parent)
+        notebook = execute(notebook, target.parent, check=check)
     if not check:
         _write(target, to_text(notebook))
         return []
@@ -382,16 +385,29 @@ try:
     import course_lib
 except ModuleNotFoundError:
     install_course_lib()
+{last}"""
+_REPORT = """\
 from course_lib.colab import report
 
 print(report())"""
+#: Where a section "On a real model" follows. Colab shows the two lines with @param as a form.
+_REAL_MODEL = """\
+# Each Colab notebook has a machine of its own: the box fetches the real model onto it (93 MB).
+# A folder on your mounted Drive, such as /content/drive/MyDrive, keeps it for the next notebook.
+fetch_model = True  # @param {type: "boolean"}
+keep_in = ""  # @param {type: "string"}
+from course_lib.colab import set_up
+
+print(set_up(fetch_model=fetch_model, keep_in=keep_in))"""
 
 
-def _setup_cell(project: Project) -> NotebookNode:
+def _setup_cell(project: Project, notebook: NotebookNode) -> NotebookNode:
     hint = "Is there a network? If pip says 404, tell whoever gave you this notebook."
     if "/OWNER/" in project.address:
         hint = "Its address is a placeholder: see `course configure --address`, `course build`."
-    code = _SETUP.format(package=project.package_url, hint=hint)
+    real = any("course_lib.real_lesson" in cell.source for cell in notebook.cells)
+    last = _REAL_MODEL if real else _REPORT
+    code = _SETUP.format(package=project.package_url, hint=hint, last=last)
     return nbformat.v4.new_code_cell(code, metadata={"tags": [MACHINE_TAG, "setup"]})
 
 

@@ -80,7 +80,8 @@ def visit(runtime: Runtime, notebook: Path, scratch: Path, pip: dict[str, str]) 
     Returns:
         A row of the record.
     """
-    runtime.forget_course_lib()
+    runtime.forget_what_was_added()
+    shutil.rmtree(scratch / "cache", ignore_errors=True)
     before = runtime.freeze()
     content = scratch / "content"  # Colab's name for where a kernel starts
     shutil.rmtree(content, ignore_errors=True)
@@ -102,6 +103,7 @@ def visit(runtime: Runtime, notebook: Path, scratch: Path, pip: dict[str, str]) 
         "seconds": round(sum(cell.metadata.get("seconds", 0) for cell in cells), 1),
         "setup_seconds": round(cells[0].metadata.get("seconds", 0), 1),
         "report": _text(cells[0]),
+        "real": "set_up" in cells[0].source,
         "added": sorted(set(after) - set(before)),
         "removed": sorted(set(before) - set(after)),
         "errors": compare.errors(seen),
@@ -115,11 +117,14 @@ def visit(runtime: Runtime, notebook: Path, scratch: Path, pip: dict[str, str]) 
 def problems(row: dict[str, Any]) -> list[str]:
     """What of a row is not as it must be."""
     found = [*row["errors"], *row["warnings"], *row["differences"]]
-    installed = [line.split(" @ ")[0] for line in row["added"]]
-    if installed != ["course_lib"] or row["removed"]:
+    installed = [re.split("==| @ ", line)[0] for line in row["added"]]
+    real = row.get("real", False)  # with a section on the real model, which gguf reads
+    if installed != (["course_lib", "gguf"] if real else ["course_lib"]) or row["removed"]:
         found.append(f"pip freeze: added {row['added']}, removed {row['removed']}")
     if row["report"].count("\n") != 1 or not row["report"].startswith("course_lib "):
         found.append(f"the setup cell said {row['report']!r}")
+    if real and not row["report"].endswith(", the real model is here\n"):
+        found.append("the setup cell did not fetch the real model")
     whole = [e for e in row["explorers"] if e["live"] and e["static"] and e["enabled"]]
     if not len(whole) == len(row["explorers"]) == row["explorers_saved"]:
         found.append(f"explorers: {row['explorers_saved']} saved, shown {row['explorers']}")

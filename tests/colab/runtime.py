@@ -70,6 +70,7 @@ class Runtime:
             "PIP_NO_CACHE_DIR": "1",  # a fresh machine fetches what it needs
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "COLAB_RELEASE_TAG": "emulated",
+            "XDG_CACHE_HOME": str(scratch / "cache"),  # for the real model
         }
 
     def freeze(self) -> list[str]:
@@ -80,10 +81,10 @@ class Runtime:
         )  # fmt: skip
         return done.stdout.splitlines()
 
-    def forget_course_lib(self) -> None:
+    def forget_what_was_added(self) -> None:
         """Make it as a fresh runtime is."""
-        remove = [str(self.python), "-m", "pip", "uninstall", "--quiet", "--yes", "course_lib"]
-        subprocess.run(remove, check=True, capture_output=True)
+        remove = [str(self.python), "-m", "pip", "uninstall", "--quiet", "--yes"]
+        subprocess.run([*remove, "course_lib", "gguf"], check=True, capture_output=True)
 
     def ask(self, code: str) -> str:
         """What a line of Python prints in it."""
