@@ -157,8 +157,8 @@ def is_stub(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assign):
         return isinstance(node.value, ast.Constant) and node.value.value is None
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        raised = [n for n in ast.walk(node) if isinstance(n, ast.Raise) and n.exc is not None]
-        return any("NotImplementedError" in ast.unparse(n.exc) for n in raised)
+        raised = [n.exc for n in ast.walk(node) if isinstance(n, ast.Raise)]
+        return any("NotImplementedError" in ast.unparse(exc) for exc in raised if exc)
     return False
 
 
@@ -276,8 +276,8 @@ class _Names(ast.NodeVisitor):
         for part in (*node.decorator_list, *node.bases, *(k.value for k in node.keywords)):
             self.visit(part)
         self._inner += 1
-        for part in node.body:
-            self.visit(part)
+        for statement in node.body:
+            self.visit(statement)
         self._inner -= 1
 
     def _comprehension(self, node: Any) -> None:
