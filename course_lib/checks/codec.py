@@ -27,6 +27,9 @@ OUTCOMES = {kind.__name__: kind for kind in (Outcome, Problem)}
 CLASSES = OUTCOMES | {k.__name__: k for k in (Call, Callback, Case, Drawn, DType, Tensor)}
 #: Kinds of numbers that an array may hold: booleans, integers, floats, complex numbers.
 KINDS = "biufc"
+#: Halves of surrogate pairs, and control characters but tab and newline, become U+FFFD.
+_UNPRINTABLE = [*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)]
+_PRINTABLE = dict.fromkeys(_UNPRINTABLE, "\N{REPLACEMENT CHARACTER}")
 #: Most entries of all containers of one tree together, most nested levels, letters of a text.
 MAX_ITEMS, MAX_DEPTH, MAX_TEXT = 200_000, 24, 100_000
 
@@ -88,7 +91,8 @@ class Reader(ABC):
     """Makes a value of a tree, and counts as it goes.
 
     Args:
-        trusted: make objects of `CLASSES` everywhere; else an outcome only, if it is the whole.
+        trusted: make objects of `CLASSES` everywhere; else an outcome only, if it is the whole,
+            and texts of at most `MAX_TEXT` letters, all of which can be printed.
     """
 
     def __init__(self, *, trusted: bool) -> None:
@@ -110,8 +114,10 @@ class Reader(ABC):
         match tree:
             case None | bool() | int() | float():
                 return tree
-            case str() if len(tree) <= MAX_TEXT:
+            case str() if self.trusted:
                 return tree
+            case str() if len(tree) <= MAX_TEXT:
+                return tree.translate(_PRINTABLE)
             case list():
                 return [self.value(item, depth + 1) for item in tree]
             case {"tuple": list(items)}:

@@ -36,8 +36,9 @@ from course_lib.checks.script import (
 )
 
 _MEGABYTE = 10**6
-#: A script that waits rather than works is stopped after so many times its limit.
-_PATIENCE = 5
+#: A script that works for less than this share of the time waits, and so long as this many times
+#: its limit nothing runs.
+_IDLE, _PATIENCE = 0.02, 20
 
 
 class _TimeUp(BaseException):  # not an Exception: an answer's own `except Exception` lets it pass
@@ -77,7 +78,7 @@ def run_script(
     run = _Run(answer, make_callback or _make_here, share)
     problem = None
     try:
-        with _time_limit(case.seconds), _memory(case.memory_mb) as run.meter:
+        with time_limit(case.seconds), _memory(case.memory_mb) as run.meter:
             run.all(case)
     except _Stop as stop:
         problem = Problem(stop.kind, stop.text, run.step)
@@ -100,10 +101,20 @@ def run_script(
     return Outcome(tuple(run.values), tuple(run.changed), problem, run.callbacks, peak)
 
 
-def run_source(source: str, filename: str, module: str = "__main__") -> dict[str, Any]:
-    """What a text defines; tracebacks and `inspect` find its lines under the file's name."""
+def run_source(
+    source: str, filename: str, module: str = "__main__", imports: str = ""
+) -> dict[str, Any]:
+    """What a text defines; tracebacks and `inspect` find its lines under the file's name.
+
+    Args:
+        source: the text.
+        filename: see above.
+        module: its `__name__`.
+        imports: run before it.
+    """
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     space: dict[str, Any] = {"__name__": module}
+    exec(imports, space)
     exec(compile(source, filename, "exec"), space)
     return space
 
@@ -329,8 +340,12 @@ class _modules_kept:  # noqa: N801 (used like a function)
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Stop after so many seconds, where the system can (POSIX, main thread, no other timer)."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop after so many seconds, where the system can (POSIX, main thread, no other timer).
+
+    What counts is work, so that a busy computer makes no right answer late; or the time that
+    passed, where next to nothing was done in it or a multiple has passed.
+    """
     possible = hasattr(signal, "setitimer") and (
         threading.current_thread() is threading.main_thread()
         and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -341,10 +356,9 @@ def _time_limit(seconds: float) -> Iterator[None]:
     start, worked = time.monotonic(), time.process_time()
 
     def up(number: int, frame: object) -> None:
-        # A busy computer must not make a right answer late: count work, or much more time.
-        waited = time.monotonic() - start
+        waited, did = time.monotonic() - start, time.process_time() - worked
         if waited >= seconds and (
-            time.process_time() - worked >= seconds or waited >= _PATIENCE * seconds
+            did >= seconds or did < _IDLE * waited or waited >= _PATIENCE * seconds
         ):
             raise _TimeUp
 

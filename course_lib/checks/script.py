@@ -134,7 +134,8 @@ class Problem:
     """Why a script stopped.
 
     Attributes:
-        kind: "not done", "raised", "interrupted", "not plain", "memory", "time", "missing", "died".
+        kind: "not done", "raised", "interrupted", "not plain", "memory", "time", "missing" (a part
+            of the answer), "absent" (all of it), "died".
         text: the same in a line of words.
         call: the step.
     """

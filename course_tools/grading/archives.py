@@ -87,7 +87,7 @@ class Record:
         found = data["notebook"]
         if found is not None:
             cells = [
-                Cell(bool(c["is_code"]), str(c["source"]), str(c["exercise"]))
+                Cell(bool(c["is_code"]), str(c["source"]), str(c["exercise"]), str(c["python"]))
                 for c in found["cells"]
             ]
             answers = {str(number): _answer(one) for number, one in found["answers"].items()}
@@ -99,7 +99,8 @@ class Record:
 
 def _answer(data: dict[str, Any]) -> Answer:
     source = None if data["source"] is None else str(data["source"])
-    return Answer(source, clean_name(str(data["wrong"]), 300), bool(data["done"]))
+    wrong = clean_name(str(data["wrong"]), 300)
+    return Answer(source, wrong, bool(data["done"]), int(data["cell"]))
 
 
 class _UnreadError(Exception):

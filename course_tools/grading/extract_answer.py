@@ -20,13 +20,14 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 #: Cell magics whose cell is ordinary Python below its first line.
 _PLAIN_MAGICS = {"%%time", "%%timeit", "%%capture", "%%prun"}
-#: Most letters of a cell, most statements of a notebook.
-_MOST_LETTERS, _MOST_STATEMENTS = 400_000, 5_000
+#: Most letters of a cell and braces in it (long f-strings take the square of their parts), most
+#: statements of a notebook.
+_MOST_LETTERS, _MOST_BRACES, _MOST_STATEMENTS = 400_000, 20_000, 5_000
 #: IPython reads a cell once for each of its magics: most letters and magics that it may read.
 _IPYTHON_LETTERS, _IPYTHON_MAGICS = 20_000, 40
 #: What a line of IPython may look like: %magic, !shell, name?, x = !shell.
 _MAGIC_LINE = re.compile(
-    r"^([ \t]*)(?:[%!?].*|[\w.]+\?{1,2}[ \t]*|[\w, .]+=[ \t]*[%!].*)$", re.MULTILINE
+    r"^([ \t]*)(?:[%!?].*|[\w.]+\?{1,2}[ \t]*|[^=\n]*=[ \t]*[%!].*)$", re.MULTILINE
 )
 
 
@@ -37,6 +38,7 @@ class Statement:
     Attributes:
         node: its syntax tree.
         text: its source.
+        cell: place of its cell.
         binds: names that it defines or changes.
         defines: names among them that it defines anew.
         now: names that it reads when it runs.
@@ -45,6 +47,7 @@ class Statement:
 
     node: ast.stmt
     text: str
+    cell: int
     binds: frozenset[str]
     defines: frozenset[str]
     now: frozenset[str]
@@ -57,10 +60,12 @@ class Program:
 
     Attributes:
         statements: in the order of the cells.
+        cells: as Python, magics as calls of `get_ipython()`.
         unreadable: for each cell that is not Python, what is wrong with it, and its text.
     """
 
     statements: list[Statement] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     def names(self) -> set[str]:
@@ -88,8 +93,15 @@ class Program:
 
     def mentions(self, name: str) -> str | None:
         """What is wrong with an unreadable cell that seems to define a name, or None."""
-        pattern = re.compile(rf"^\s*(def|class)\s+{name}\b|^\s*{name}\s*=", re.MULTILINE)
+        pattern = re.compile(rf"^[ \t]*((def|class)[ \t]+{name}\b|{name}[ \t]*=)", re.MULTILINE)
         return next((wrong for wrong, text in self.unreadable if pattern.search(text)), None)
+
+    def check_cell(self, number: str, name: str) -> int:
+        """Place of the last cell that checks an exercise, else of the last that binds its name."""
+        check = re.compile(rf"\bcheck\([ \t\n]*[\"']{re.escape(number)}[\"']")
+        found = [i for i, cell in enumerate(self.cells) if check.search(cell)]
+        found = found or [s.cell for s in self.statements if name in s.binds]
+        return found[-1] if found else len(self.cells) - 1
 
     def _closure(self, name: str, last: Statement) -> list[Statement]:
         """The statements that an answer needs, in the notebook's order."""
@@ -136,12 +148,14 @@ def read_program(cells: Sequence[str]) -> Program:
         cells: their sources, in order.
     """
     program = Program()
-    for cell in cells:
+    for place, cell in enumerate(cells):
+        program.cells.append("")
         try:
-            text, tree = _python(cell)
+            program.cells[-1], _ = python(cell)
+            text, tree = python(_below_magic(cell))
             if len(program.statements) + len(tree.body) > _MOST_STATEMENTS:
                 raise ValueError(f"more than {_MOST_STATEMENTS} statements")
-            found = _statements(tree, text.split("\n"))
+            found = _statements(tree, text.split("\n"), place)
         except (SyntaxError, ValueError, RecursionError, MemoryError, RuntimeError) as error:
             line = getattr(error, "lineno", None)
             where = f" in line {line} of its cell" if line else ""
@@ -165,15 +179,14 @@ def is_stub(node: ast.stmt) -> bool:
 # --- cells ---------------------------------------------------------------------------------------
 
 
-def _python(cell: str) -> tuple[str, ast.Module]:
-    """The Python of a cell and its tree: magics become calls, which are dropped later."""
-    if len(cell) > _MOST_LETTERS:
-        raise ValueError(f"a cell of {len(cell)} letters")
-    first, _, rest = cell.lstrip().partition("\n")
-    if first.startswith("%%"):
-        if first.split()[0] not in _PLAIN_MAGICS:
-            return "", ast.Module([], [])
-        cell = rest
+def python(cell: str) -> tuple[str, ast.Module]:
+    """A cell as Python, and its tree: magics become calls of `get_ipython()`.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: if it is none.
+    """
+    if len(cell) > _MOST_LETTERS or cell.count("{") > _MOST_BRACES:
+        raise ValueError(f"a cell of {len(cell)} letters, {cell.count('{')} of them braces")
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python, about the student's code
@@ -181,6 +194,14 @@ def _python(cell: str) -> tuple[str, ast.Module]:
             return cell, ast.parse(cell)
         text = _without_magics(cell)
         return text, ast.parse(text)
+
+
+def _below_magic(cell: str) -> str:
+    """The Python of a cell that is one below a cell magic, or none."""
+    first, _, rest = cell.lstrip().partition("\n")
+    if not first.startswith("%%"):
+        return cell
+    return rest if first.split()[0] in _PLAIN_MAGICS else ""
 
 
 def _without_magics(cell: str) -> str:
@@ -194,8 +215,8 @@ def _magic(node: ast.stmt) -> bool:
     return any(isinstance(n, ast.Name) and n.id == "get_ipython" for n in ast.walk(node))
 
 
-def _statements(tree: ast.Module, cell: Sequence[str]) -> list[Statement]:
-    """The statements of a cell, given its tree and its lines."""
+def _statements(tree: ast.Module, cell: Sequence[str], place: int) -> list[Statement]:
+    """The statements of a cell, given its tree, its lines and its place."""
     body, found = tree.body, []
     for i, node in enumerate(body):
         if _magic(node):
@@ -212,7 +233,7 @@ def _statements(tree: ast.Module, cell: Sequence[str]) -> list[Statement]:
         later = names.later & _global_names(text) if names.later else set()
         found.append(
             Statement(
-                node, text, frozenset(names.binds), frozenset(names.defines),
+                node, text, place, frozenset(names.binds), frozenset(names.defines),
                 frozenset(names.now), frozenset(later),
             )
         )  # fmt: skip

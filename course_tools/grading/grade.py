@@ -1,8 +1,10 @@
 """Grades submissions: from a notebook to claims that hold or do not (`course grade`).
 
-One submission at a time: its answers are cut out (`extract_answer`), run in a sandbox (`session`)
-on inputs drawn from a secret seed, and judged here. Every finished submission is one file, written
-in one step; what is there is not graded again, so a run that was killed goes on where it was.
+One submission at a time, in a sandbox (`session`): each answer, cut out with what it depends on
+(`extract_answer`), runs on inputs drawn from a secret seed, and what comes back is judged here.
+Where that ends in less than full marks, the notebook is replayed up to the answer's check, and the
+better of the two counts. Every finished submission is one file, written in one step; what is there
+is not graded again, so a run that was killed goes on where it was.
 """
 
 import builtins
@@ -50,9 +52,12 @@ _DECIDING = (
     "grading/extract_answer",
     "grading/grade",
     "grading/read_notebook",
+    "sandbox/clock",
+    "sandbox/inside/replay",
     "sandbox/inside/shared_arguments",
     "sandbox/inside/wire",
     "sandbox/inside/worker",
+    "sandbox/line",
     "sandbox/session",
 )
 #: What students read when their answer stops on a hidden input; its own words could hold the input.
@@ -63,6 +68,10 @@ _STOPS = {
     "missing": "something that the task asks for is not there",
     "not done": "a part of it is not done yet",
 }
+#: Which status says more about an answer that earns nothing.
+_WORTH = {GRADED: 2, "not done": 1, "unreadable": 0, "missing": -1}
+#: Seconds of a notebook that are kept for each exercise that is still to come.
+_KEPT = 5.0
 _ERRORS = {n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, Exception)}
 
 
@@ -124,11 +133,7 @@ class Grader:
             if not status and chapter is not None:
                 status, seed = GRADED, self.seed(submission.student, chapter)
                 with Session(self.backend, stage, REGISTER, self.limits, slot) as session:
-                    exercises = [
-                        self._exercise(facts, submission.answers[facts.number], session, seed)
-                        for facts in self.bank.exercises.values()
-                        if facts.chapter == chapter
-                    ]
+                    exercises = self.exercises(submission, chapter, session, seed)
         except SandboxError:
             raise
         except Exception as error:  # one notebook never stops the rest
@@ -141,29 +146,67 @@ class Grader:
             late=submission.late,
         )  # fmt: skip
 
-    def _exercise(
-        self, facts: ExerciseFacts, answer: Answer, session: Session, seed: int
+    def exercises(
+        self, submission: Submission, chapter: int, session: Session, seed: int
+    ) -> list[ExerciseResult]:
+        """The exercises of a chapter in a session of its own."""
+        mine = [facts for facts in self.bank.exercises.values() if facts.chapter == chapter]
+        cells = [cell.python for cell in submission.cells]
+        results = []
+        for place, facts in enumerate(mine, 1):
+            answer = submission.answers[facts.number]
+            programs = (answer.source, cells[: answer.cell + 1])
+            keep = _KEPT * (len(mine) - place)
+            results.append(self._better(facts, answer, programs, session, seed, keep))
+        return results
+
+    def _better(
+        self,
+        facts: ExerciseFacts,
+        answer: Answer,
+        programs: Sequence[str | Sequence[str] | None],
+        session: Session,
+        seed: int,
+        keep: float,
     ) -> ExerciseResult:
-        common: dict[str, Any] = {
-            "number": facts.number, "title": facts.title, "answer": facts.answer,
-            "points": float(facts.points),
-        }  # fmt: skip
+        """The better of two: the answer with what it depends on, and as the notebook makes it."""
         hidden = self.bank.hidden[facts.number]
         if not can_grade(hidden):
             note = f"not graded: the grader lacks {hidden.needs}"
-            return ExerciseResult(
-                **common | {"points": 0.0}, earned=0.0, status="skipped", note=note
-            )
-        source = answer.source
-        if source is None:
-            status = "unreadable" if answer.wrong else "missing"
-            note = answer.wrong or f"{facts.answer} is not in the notebook"
-            return ExerciseResult(**common, earned=0.0, status=status, note=note)
+            return replace(_nothing(facts, "skipped", note), points=0.0)
+        best = _nothing(facts, "missing", f"{facts.answer} is not in the notebook")
+        if answer.wrong:
+            best = _nothing(facts, "unreadable", answer.wrong)
+        for program in programs:
+            if program is None or best.earned == best.points:
+                continue
+            result = self._graded(facts, program, session, seed, keep)
+            if (result.earned, _WORTH[result.status]) > (best.earned, _WORTH[best.status]):
+                best = result
+        return best
+
+    def _graded(
+        self,
+        facts: ExerciseFacts,
+        program: str | Sequence[str],
+        session: Session,
+        seed: int,
+        keep: float,
+    ) -> ExerciseResult:
+        hidden = self.bank.hidden[facts.number]
         drawn = [draw(claim, i, seed) for i, claim in enumerate(hidden.claims)]
         shown = visible_cases(facts.number)
-        scripts = [*shown, *drawn]  # an answer that stops on visible inputs cannot tell hidden ones
+        scripts = [*shown, *drawn]
         flat = [case for cases in scripts for case in cases]
-        outcomes = _grouped(session.run(facts.number, facts.answer, source, flat), scripts)
+        came = session.run(
+            facts.number, facts.answer, program, flat,
+            imports=facts.imports, shown=sum(map(len, shown)), keep=keep,
+        )  # fmt: skip
+        if all(o.problem is not None and o.problem.kind == "not done" for o in came):
+            return _nothing(facts, "not done", "not done yet")
+        if all(o.problem is not None and o.problem.kind == "absent" for o in came):
+            return _nothing(facts, "missing", f"{facts.answer} is not in the notebook")
+        outcomes = _grouped(came, scripts)
         seen, unseen = outcomes[: len(shown)], outcomes[len(shown) :]
         whole = sum(claim.weight for claim in hidden.claims)
         claims = tuple(
@@ -171,15 +214,21 @@ class Grader:
             for claim, cases, results in zip(hidden.claims, drawn, unseen, strict=True)
         )
         earned = facts.points * sum(claim.share for claim in claims if claim.wrong is None)
-        if _untouched(outcomes):
-            return ExerciseResult(**common, earned=0.0, status="not done", note="not done yet")
         report = report_on(facts.number, seen)
-        return ExerciseResult(
-            **common, earned=round(earned, 6), status=GRADED, claims=claims,
+        return replace(
+            _nothing(facts, GRADED), earned=round(earned, 6), claims=claims,
             misconception=report.diagnosis or "", advice=report.advice,
             seen=tuple(line.finding.text for line in report.lines if line.finding is not None),
             again=report.again, in_part=report.in_part,
         )  # fmt: skip
+
+
+def _nothing(facts: ExerciseFacts, status: str, note: str = "") -> ExerciseResult:
+    """The result of an exercise that earns nothing."""
+    return ExerciseResult(
+        number=facts.number, title=facts.title, answer=facts.answer, points=float(facts.points),
+        earned=0.0, status=status, note=note,
+    )  # fmt: skip
 
 
 def _grouped(outcomes: Sequence[Outcome], scripts: Sequence[Sequence[Any]]) -> list[list[Outcome]]:
@@ -201,12 +250,6 @@ def _in_our_words(problem: Problem) -> Problem:
     else:
         text = _STOPS.get(problem.kind, "the program ended before it gave an answer")
     return Problem(problem.kind, text, problem.call)
-
-
-def _untouched(outcomes: Sequence[Sequence[Outcome]]) -> bool:
-    """Whether the answer says of itself that it is not done."""
-    found = [o.problem for results in outcomes for o in results]
-    return bool(found) and all(p is not None and p.kind == "not done" for p in found)
 
 
 # --- a whole class -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from course_tools.grading.extract_answer import Program, is_stub, read_program
@@ -75,11 +75,13 @@ class Cell:
         is_code: whether it is a code cell.
         source: its text.
         exercise: number of the exercise that its metadata names, or "".
+        python: of code, what runs: magics are calls of `get_ipython()`, "" if it is not Python.
     """
 
     is_code: bool
     source: str
     exercise: str = ""
+    python: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ class Answer:
         source: the answer with what it depends on, or None.
         wrong: why there is none, where something was written; or "".
         done: whether it is more than the stub.
+        cell: place of the cell of its check among those of code.
     """
 
     source: str | None
     wrong: str = ""
     done: bool = False
+    cell: int = -1
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,12 @@ def read_notebook(data: bytes, known: Known) -> Notebook:
     if chapter is None:
         return Notebook(None)
     names = {n: name for n, (of, name) in known.exercises.items() if of == chapter}
-    answers = {number: _answer(program, name) for number, name in names.items()}
-    return Notebook(chapter, "", code, answers)
+    answers = {
+        number: replace(_answer(program, name), cell=program.check_cell(number, name))
+        for number, name in names.items()
+    }
+    runs = zip(code, program.cells, strict=True)
+    return Notebook(chapter, "", tuple(replace(cell, python=text) for cell, text in runs), answers)
 
 
 def read_cells(data: bytes) -> tuple[Cell, ...]:

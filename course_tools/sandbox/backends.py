@@ -1,7 +1,8 @@
 """Where a stranger's code runs: back ends that start the worker with nothing to read or reach.
 
-- `Bubblewrap`: own namespaces for processes, network, users, mounts; the disk is Python, NumPy and
-  torch, read-only, and a small folder in memory. Needs the program `bwrap` (0.8 or newer).
+- `Bubblewrap`: own namespaces for processes, network, mounts; the disk is Python, NumPy and torch,
+  read-only, and a small folder in memory. Needs the program `bwrap` (0.8 or newer). Nobody there is
+  root outside: an ordinary grader has a user namespace, one that is root a user of `Users`.
 - `SeparateUser`: a user of its own in a folder of its own (chroot) with hard limits, for containers
   that forbid namespaces; needs root. What it does not promise stands in docs/teaching/grading.md.
 - `Unsafe`: no isolation; for a teacher's own files.
@@ -12,6 +13,7 @@ report says. `choose.choose` runs the self-test of each back end and refuses if 
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -26,12 +28,15 @@ from pathlib import Path
 
 from course_tools.sandbox import chroot
 from course_tools.sandbox.cgroups import Cgroup, Limits, SandboxError
+from course_tools.sandbox.inside.start import FORBIDDEN, SCRATCH
 from course_tools.sandbox.staging import START, python_folders
+from course_tools.sandbox.users import Users, end_processes
 
-#: The user inside: nobody in a user namespace; a free range of numbers for `SeparateUser`.
-_NOBODY, _FIRST_USER, _USERS = 65534, 61_000, 4_000
+#: The user inside a user namespace.
+_NOBODY = 65534
 _ENVIRONMENT = {
-    "HOME": "/tmp",
+    "HOME": SCRATCH,
+    "TMPDIR": SCRATCH,
     "LANG": "C.UTF-8",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -87,7 +92,7 @@ class Started:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         if self.user is not None:
-            _end_user(self.user)
+            end_processes(self.user)
         if self.group is not None:
             self.group.remove()
             self.group = None
@@ -115,9 +120,11 @@ class Backend(ABC):
     def missing(self) -> str | None:
         """Why it cannot be used here, or None."""
 
-    def command(self, stage: Path, limits: Limits, line: int) -> list[str]:
-        """The command that starts the worker from the folder `stage`; `line` is its socket."""
-        return [sys.executable, "-I", str(stage / START)]
+    @abstractmethod
+    def plan(
+        self, stage: Path, limits: Limits, line: int, slot: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """The command that starts the worker, whose socket is `line`, and its environment."""
 
     def start(self, stage: Path, limits: Limits, slot: int = 0) -> Started:
         """Start the worker.
@@ -135,14 +142,14 @@ class Backend(ABC):
         enter = ["/bin/sh", "-c", _ENTER, "sh", str(len(files)), *files]
         ours, theirs = socket.socketpair()
         try:
-            user = self.user(slot)
+            command, environment = self.plan(stage, limits, theirs.fileno(), slot)
             process = subprocess.Popen(
-                [*enter, *self.command(stage, limits, theirs.fileno())],
+                [*enter, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 # Not the grader's own: /proc/1/environ would show it.
-                env=self.environment(stage, slot, limits, theirs.fileno()),
+                env=environment,
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
@@ -156,11 +163,7 @@ class Backend(ABC):
             raise
         finally:
             theirs.close()
-        return Started(process, ours, group, user)
-
-    def environment(self, stage: Path, slot: int, limits: Limits, line: int) -> dict[str, str]:
-        """The environment of the started program."""
-        return {}
+        return Started(process, ours, group, self.user(slot))
 
     def user(self, slot: int) -> int | None:
         """The user whose processes `stop` has to end, if there is one."""
@@ -180,6 +183,9 @@ class Bubblewrap(Backend):
         "submission"
     )
 
+    def __init__(self) -> None:
+        self._users = Users()
+
     def missing(self) -> str | None:
         """Whether `bwrap` is there and may make namespaces."""
         if shutil.which("bwrap") is None:
@@ -193,37 +199,50 @@ class Bubblewrap(Backend):
                 "seccomp=unconfined --cap-add SYS_ADMIN; Ubuntu 24.04 an AppArmor profile for "
                 f"bwrap): {tried.stderr.strip()[:200]}"
             )
-        return None
+        return unknown_machine() if os.geteuid() == 0 else None
 
-    def command(self, stage: Path, limits: Limits, line: int) -> list[str]:
-        """See `Backend.command`."""
-        shown = ["--ro-bind", str(stage), "/stage", "--setenv", "COURSE_LINE", str(line)]
-        return [*self._bwrap_args(limits, shown), "--", sys.executable, "-I", f"/stage/{START}"]
+    def plan(
+        self, stage: Path, limits: Limits, line: int, slot: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """See `Backend.plan`."""
+        user = self._users.number(slot) if os.geteuid() == 0 else _NOBODY
+        shown = ["--ro-bind", str(stage), "/stage"]
+        for name, value in worker_env(limits, user, line).items():
+            shown += ["--setenv", name, value]
+        command = [*self._bwrap_args(limits, shown), "--", sys.executable, "-I", f"/stage/{START}"]
+        return command, {}
 
     def _bwrap_args(self, limits: Limits, shown: Sequence[str] = ()) -> list[str]:
-        shown = list(shown)
-        for folder in python_folders():
-            shown += ["--ro-bind", str(folder), str(folder)]
+        folders = python_folders()
+        ways = dict.fromkeys(way for f in folders for way in [*f.parents][-2::-1])
+        disk = [part for way in ways for part in ("--perms", "0755", "--dir", str(way))]
+        disk += [part for f in folders for part in ("--ro-bind", str(f), str(f))]
         for link in ("/lib", "/lib64", "/bin"):
             target = Path(link)
             if target.is_symlink():
-                shown += ["--symlink", str(target.readlink()), link]
+                disk += ["--symlink", str(target.readlink()), link]
             elif target.is_dir():
-                shown += ["--ro-bind", link, link]
-        variables: list[str] = []
-        for name, value in {**sandbox_env(limits), "COURSE_SANDBOX_UID": str(_NOBODY)}.items():
-            variables += ["--setenv", name, value]
+                disk += ["--ro-bind", link, link]
+        if not any(folder.is_relative_to("/tmp") for folder in folders):
+            disk += ["--symlink", SCRATCH, "/tmp"]
+        if os.geteuid() == 0:  # in a user namespace it would be root outside: see `start`
+            user = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        else:
+            user = ["--unshare-user", "--disable-userns", "--uid", str(_NOBODY)]
+            user += ["--gid", str(_NOBODY)]
         return [
             shutil.which("bwrap") or "bwrap",
-            *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"),
-            *("--new-session", "--clearenv", "--cap-drop", "ALL"),
-            *("--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"),
-            *("--proc", "/proc", "--dev", "/dev"),
-            *("--size", str(limits.disk_mb * 10**6), "--tmpfs", "/tmp"),
-            *shown,  # after the empty /tmp, which Python may live under
-            *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"),
-            *variables,
+            *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
+            *("--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv"),
+            *("--cap-drop", "ALL", *user, "--hostname", "sandbox", "--proc", "/proc"),
+            *("--ro-bind", "/proc/sys", "/proc/sys", "--remount-ro", "/proc", "--dev", "/dev"),
+            *("--perms", "1777", "--size", str(limits.disk_mb * 10**6), "--tmpfs", SCRATCH),
+            *(*disk, *shown, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH),
         ]
+
+    def close(self) -> None:
+        """Let go of the users."""
+        self._users.close()
 
 
 class SeparateUser(Backend):
@@ -232,7 +251,8 @@ class SeparateUser(Backend):
     name = "separate user"
     promise = (
         "another user, locked into a folder that holds Python and nothing else and cannot be "
-        "written to, without sockets, with hard limits; the list of processes and the kernel are "
+        "written to (where the container forbids mounts, cells that write files fail), without "
+        "sockets that reach anything, with hard limits; the list of processes and the kernel are "
         "shared with the grader's machine, and a grader that is killed by force may leave a "
         "process of that user behind until the next run"
     )
@@ -240,46 +260,41 @@ class SeparateUser(Backend):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._roots: dict[Path, Path] = {}
-        self._locks: dict[int, tuple[int, int]] = {}
+        self._users = Users()
 
     def missing(self) -> str | None:
         """Whether we are root on a POSIX system and may change the root folder."""
         if not hasattr(os, "geteuid") or os.geteuid() != 0:
             return "the separate user needs the grader to run as root (in a container, say)"
-        code = f"import os; os.chroot('/'); os.setgroups([]); os.setuid({_FIRST_USER})"
+        code = f"import os; os.chroot('/'); os.setgroups([]); os.setuid({_NOBODY})"
         tried = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=False)
         if tried.returncode != 0:
             return "the separate user needs the right to chroot and to change the user"
-        return None
+        return unknown_machine()
 
-    def environment(self, stage: Path, slot: int, limits: Limits, line: int) -> dict[str, str]:
-        """See `Backend.environment`."""
+    def plan(
+        self, stage: Path, limits: Limits, line: int, slot: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """See `Backend.plan`."""
         with self._lock:
             if stage not in self._roots:
                 self._roots[stage] = chroot.build(stage)
                 weakref.finalize(self, shutil.rmtree, self._roots[stage], ignore_errors=True)
-        own = {"COURSE_SANDBOX_UID": str(self.user(slot)), "COURSE_LINE": str(line)}
-        return {
-            **sandbox_env(limits), **own, "COURSE_CHROOT": str(self._roots[stage]),
-            "COURSE_STAGE": "/stage",
-        }  # fmt: skip
+        where = {"COURSE_CHROOT": str(self._roots[stage]), "COURSE_STAGE": "/stage"}
+        environment = worker_env(limits, self.user(slot), line) | where
+        return [sys.executable, "-I", str(stage / START)], environment
 
     def user(self, slot: int) -> int:
-        """A user number that no account should have and no other grader uses now."""
-        with self._lock:
-            if slot not in self._locks:
-                self._locks[slot] = _lock_user()
-                _end_user(self._locks[slot][0])  # left behind by a grader that was killed
-            return self._locks[slot][0]
+        """See `Backend.user`."""
+        return self._users.number(slot)
 
     def close(self) -> None:
         """Remove the folders and let go of the users."""
         with self._lock:
             for folder in self._roots.values():
                 shutil.rmtree(folder, ignore_errors=True)
-            for _, descriptor in self._locks.values():
-                os.close(descriptor)
-            self._roots, self._locks = {}, {}
+            self._roots = {}
+        self._users.close()
 
 
 class Unsafe(Backend):
@@ -293,45 +308,33 @@ class Unsafe(Backend):
         """It can always be used."""
         return None
 
-    def environment(self, stage: Path, slot: int, limits: Limits, line: int) -> dict[str, str]:
-        """See `Backend.environment`."""
-        return {**sandbox_env(limits), "COURSE_UNSAFE": "1", "COURSE_LINE": str(line)}
+    def plan(
+        self, stage: Path, limits: Limits, line: int, slot: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """See `Backend.plan`."""
+        scratch = tempfile.mkdtemp(prefix="scratch-", dir=stage)  # it goes with the stage
+        own = {"COURSE_UNSAFE": "1", "HOME": scratch, "TMPDIR": scratch}
+        return [sys.executable, "-I", str(stage / START)], worker_env(limits, 0, line) | own
 
 
-def sandbox_env(limits: Limits) -> dict[str, str]:
-    """The environment that the sandboxed program sees."""
-    limit = {
+def worker_env(limits: Limits, user: int, line: int) -> dict[str, str]:
+    """The environment of the worker.
+
+    Args:
+        limits: of the submission.
+        user: whom it becomes, if it is root.
+        line: its socket.
+    """
+    return _ENVIRONMENT | {
         "COURSE_MEMORY": str(limits.memory_mb * 10**6),
         "COURSE_PROCESSES": str(limits.processes),
+        "COURSE_DISK": str(limits.disk_mb * 10**6),
+        "COURSE_SANDBOX_UID": str(user),
+        "COURSE_LINE": str(line),
     }
-    return {**_ENVIRONMENT, **limit}
 
 
-# --- users ----------------------------------------------------------------------------------------
-
-
-def _lock_user() -> tuple[int, int]:
-    """A user number that no other grader uses, and the descriptor that holds it."""
-    import fcntl
-
-    for user in range(_FIRST_USER, _FIRST_USER + _USERS):
-        file = Path(tempfile.gettempdir(), f"course-user-{user}.lock")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = os.open(file, flags, 0o600)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return user, descriptor
-        except OSError:
-            os.close(descriptor)
-    raise SandboxError("no free user number is left")
-
-
-def _end_user(user: int) -> None:
-    """End every process of a user: a process of that user signals all it may signal."""
-    if not _FIRST_USER <= user < _FIRST_USER + _USERS:
-        raise ValueError(f"user: expected a sandbox's; got {user}")
-    code = f"import os; os.setgroups([]); os.setgid({user}); os.setuid({user}); os.kill(-1, 9)"
-    subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, check=False)
+def unknown_machine() -> str | None:
+    """Why no system call can be forbidden here, or None."""
+    machine = platform.machine()
+    return None if machine in FORBIDDEN else f"there is no table of system calls for {machine}"

@@ -24,12 +24,14 @@ class Limits:
     Attributes:
         memory_mb: memory of all its processes together.
         processes: processes and threads at once.
-        disk_mb: its temporary folder.
+        disk_mb: the folder that it may write to.
+        cores: processors that all its processes together keep busy.
     """
 
     memory_mb: int = 2048
     processes: int = 128
     disk_mb: int = 64
+    cores: float = 1.0
 
 
 _GROUP = "course-"
@@ -48,27 +50,49 @@ class Cgroup:
         self.folders = tuple(folders)
         self._wide: dict[Path, str] | None = None
 
-    def narrow(self, room: int | None) -> None:
+    def narrow(self, room: int | None, clean: int) -> None:
         """Limit memory to what is in use now and so much more, then as at the beginning again.
-
-        Pages of files do not count as in use: the kernel can drop them.
 
         Args:
             room: bytes; None for the limits that the group was made with.
+            clean: bytes that may be in use; what else is counts against `room`, so that nothing
+                that was left behind before makes it larger.
 
         Raises:
             OSError: if the kernel refuses.
         """
-        files = [f / name for f in self.folders for name in _MEMORY_LIMITS if (f / name).exists()]
+        files = self._files(*_MEMORY_LIMITS)
         if self._wide is None:
             self._wide = {file: file.read_text("utf-8").strip() for file in files}
         if room is None:
             for file in reversed(files):  # memory with swap cannot be less than memory
                 file.write_text(self._wide[file], "utf-8")
             return
-        most = memory_in_use(files[0].parent) + room
+        most = min(self.memory_in_use(), clean) + room
         for file in files:
             file.write_text(str(most), "utf-8")
+
+    def memory_in_use(self) -> int:
+        """Bytes that it holds, without pages of files that lie on a disk: the kernel drops them."""
+        used = self._files("memory.current", "memory.usage_in_bytes")[0]
+        lines = (used.parent / "memory.stat").read_text("utf-8").splitlines()
+        stat = {name: int(number) for name, number in (line.split() for line in lines)}
+        cached = stat.get("file", stat.get("cache", 0)) - stat.get("shmem", 0)
+        return int(used.read_text("utf-8")) - cached
+
+    def processor_seconds(self) -> float | None:
+        """What all its processes took, ended ones included; None where nobody counts."""
+        for file in self._files("cpuacct.usage", "cpu.stat"):
+            text = file.read_text("utf-8").split()
+            if file.name == "cpuacct.usage":
+                return int(text[0]) / 1e9
+            if "usage_usec" in text:
+                return int(text[text.index("usage_usec") + 1]) / 1e6
+        return None
+
+    def _files(self, *names: str) -> list[Path]:
+        """Those of the files that there are, by their place among the names."""
+        return [f / name for name in names for f in self.folders if (f / name).exists()]
 
     @classmethod
     def make(cls, limits: Limits) -> "Cgroup | None":
@@ -112,8 +136,10 @@ class Cgroup:
                     made.append(folder)
                     (folder / "memory.max").write_text(str(limits.memory_mb * 10**6), "utf-8")
                     (folder / "pids.max").write_text(str(limits.processes), "utf-8")
-                    with contextlib.suppress(OSError):
-                        (folder / "memory.swap.max").write_text("0", "utf-8")
+                    share = f"{int(limits.cores * 100_000)} 100000"
+                    for file, value in (("memory.swap.max", "0"), ("cpu.max", share)):
+                        with contextlib.suppress(OSError):  # no swap, or the controller is not on
+                            (folder / file).write_text(value, "utf-8")
                     _sweep(base)
                     return
         raise OSError("the controllers for memory and pids are not delegated")
@@ -124,22 +150,32 @@ class Cgroup:
             line.split(":", 2)[1:]
             for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines()
         )
-        most = limits.memory_mb * 10**6
+        most, share = limits.memory_mb * 10**6, int(limits.cores * 100_000)
         settings = {
-            "memory": (("memory.limit_in_bytes", most), ("memory.memsw.limit_in_bytes", most)),
-            "pids": (("pids.max", limits.processes),),
+            "memory": {"memory.limit_in_bytes": most, "memory.memsw.limit_in_bytes": most},
+            "pids": {"pids.max": limits.processes},
+            "cpu": {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": share},
+            "cpuacct": {},
         }
-        for controller, pairs in settings.items():
-            base = Path("/sys/fs/cgroup", controller, own[controller].strip("/"))
+        for controller, values in settings.items():
+            base = Path("/sys/fs/cgroup", controller, own.get(controller, "/").strip("/"))
             if not base.is_dir():  # the container sees its own group as the root
                 base = Path("/sys/fs/cgroup", controller)
-            folder = base / name
-            folder.mkdir()
-            made.append(folder)
-            for file, value in pairs:
-                if (folder / file).exists() or "memsw" not in file:
-                    (folder / file).write_text(str(value), "utf-8")
-            _sweep(base)
+            try:
+                (base / name).mkdir()
+            except FileExistsError:  # two controllers with one folder
+                pass
+            except OSError:
+                if controller in ("memory", "pids"):
+                    raise
+                continue
+            else:
+                made.append(base / name)
+                _sweep(base)
+            for file, value in values.items():
+                optional = controller == "cpu" or "memsw" in file
+                with contextlib.suppress(*([OSError] if optional else [])):
+                    (base / name / file).write_text(str(value), "utf-8")
 
     def remove(self) -> None:
         """End what is left in it and remove it."""
@@ -155,20 +191,6 @@ class Cgroup:
                     break
                 except OSError:
                     time.sleep(0.002 if attempt < 50 else 0.02)
-
-
-def memory_in_use(folder: Path) -> int:
-    """Bytes that a group holds, without pages of files that lie on a disk.
-
-    Args:
-        folder: of a group of version 1 or 2 with the controller for memory.
-    """
-    lines = (folder / "memory.stat").read_text("utf-8").splitlines()
-    stat = {name: int(number) for name, number in (line.split() for line in lines)}
-    files = ("memory.current", "memory.usage_in_bytes")
-    used = next(f for name in files if (f := folder / name).exists())
-    cached = stat.get("file", stat.get("cache", 0)) - stat.get("shmem", 0)
-    return int(used.read_text("utf-8")) - cached
 
 
 def _sweep(base: Path) -> None:

@@ -1,7 +1,8 @@
 """A folder that `SeparateUser` locks a stranger into: Python and its libraries, nothing else.
 
 The files are hard links where the disk allows it (seconds, no room), else copies. All belongs to
-root and nothing in it can be written, so nothing can be left behind or filled up.
+root and nothing in it can be written, so nothing can be left behind or filled up; where the worker
+may mount, it has a folder in memory at `SCRATCH` (see `start`).
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from course_tools.sandbox.inside.start import SCRATCH
 
 _NAME = "course-chroot-"
 #: Folders that no answer needs; packages are linked one by one (`_packages`).
@@ -43,10 +46,12 @@ def build(stage: Path) -> Path:
     root = Path(tempfile.mkdtemp(prefix=f"{_NAME}{os.getpid()}-", dir=base))
     try:
         root.chmod(0o755)
-        for folder in ("tmp", "dev"):
+        for folder in (SCRATCH.lstrip("/"), "dev"):
             (root / folder).mkdir(mode=0o755)
         for source in _wanted():
             _link(source, root)
+        if not (root / "tmp").exists():  # Python may live there
+            (root / "tmp").symlink_to(SCRATCH)
         shutil.copytree(stage, root / "stage")
         for name, number in _DEVICES.items():
             with contextlib.suppress(OSError):  # some containers forbid devices; the worker copes

@@ -4,46 +4,33 @@ Nothing that comes back is trusted: it is read with limits, an answer that break
 gets the problem "died", and a sandbox that stops is replaced for the next exercise.
 """
 
-import json
-import select
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from course_lib.checks.script import Callback, Case, Outcome, Problem
-from course_tools.sandbox.backends import Backend, Started
-from course_tools.sandbox.cgroups import Limits, SandboxError
+from course_tools.sandbox.backends import Backend
+from course_tools.sandbox.cgroups import Limits
+from course_tools.sandbox.clock import Clock, Deadline
 from course_tools.sandbox.inside import wire
 from course_tools.sandbox.inside.shared_arguments import room
 from course_tools.sandbox.inside.worker import AFTER_LATE
+from course_tools.sandbox.line import Ended, Line
 
-#: Most bytes that one exercise may send, calls of callbacks that it may make, and bytes
-#: of one such call.
-_MOST_BYTES, _MOST_CALLS, _MOST_ASKED = 64 * 10**6, 100_000, 10**6
-#: Seconds until a new sandbox must be ready (the import of torch on a busy machine), and until
-#: an exercise must be ended.
-_START_SECONDS, _STOP_SECONDS = 120.0, 10.0
-#: Seconds of one exercise at most, whatever its scripts allow.
-EXERCISE_SECONDS = 40.0
+#: Most calls of callbacks that one exercise may make, and bytes of one such call.
+_MOST_CALLS, _MOST_ASKED = 100_000, 10**6
+#: Seconds (see `clock`) of all that a notebook does, and of one exercise, whatever scripts allow.
+NOTEBOOK_SECONDS, EXERCISE_SECONDS = 90.0, 40.0
 #: Seconds for all scripts that come after one that was not done in time: they are still tried,
 #: since a loop may be that one's only, but a loop in each must not cost the limit of each.
 _LATE_SECONDS = 10.0
-_CHUNK = 1 << 18
 #: Room beyond a script's `memory_mb` for what the interpreter and the frames need, and, where a
-#: control group counts, for what a fork copies of its parent's memory; megabytes.
-_SLACK_MB, _COPIED_MB = 32.0, 20.0
+#: control group counts, for what a fork copies of its parent's memory and for what stays of the
+#: exercises before; megabytes.
+_SLACK_MB, _COPIED_MB, _STAYS_MB = 32.0, 20.0, 8.0
 
 Factory = Callable[..., Callable[..., Any]]
-
-
-class _Ended(Exception):  # noqa: N818 (the end of an exercise, not an error of ours)
-    """Nothing more will come; `problem` says why."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        self.problem = Problem(kind, text)
 
 
 class Session:
@@ -55,6 +42,7 @@ class Session:
         register: the callbacks, by kind (`course_lib.checks.callbacks.REGISTER`).
         limits: of the submission.
         slot: number of the worker.
+        seconds: of all that the submission does, as `clock` counts them.
     """
 
     def __init__(
@@ -64,11 +52,15 @@ class Session:
         register: Mapping[str, Factory],
         limits: Limits | None = None,
         slot: int = 0,
+        seconds: float = NOTEBOOK_SECONDS,
     ) -> None:
         self.backend, self.stage, self.register = backend, stage, register
-        self.limits, self.slot = limits or Limits(), slot
-        self._line: _Line | None = None
+        self.limits, self.slot, self.seconds = limits or Limits(), slot, seconds
+        self._line: Line | None = None
         self._narrowed = False
+        self._clean = 0  # bytes in use when the sandbox was new
+        self._past = 0.0  # processor seconds of sandboxes before, without those of their starts
+        self._clock = Clock(self._processor_seconds)
 
     def __enter__(self) -> "Session":
         return self
@@ -79,18 +71,34 @@ class Session:
     def close(self) -> None:
         """End the sandbox."""
         if self._line is not None:
+            self._past = self._processor_seconds() or 0.0
             self._line.close()
             self._line = None
             self._narrowed = False
 
-    def run(self, number: str, name: str, source: str, cases: Sequence[Case]) -> list[Outcome]:
-        """Define an answer in the sandbox and run scripts on it.
+    def run(
+        self,
+        number: str,
+        name: str,
+        program: str | Sequence[str],
+        cases: Sequence[Case],
+        *,
+        imports: str = "",
+        shown: int = 0,
+        keep: float = 0.0,
+    ) -> list[Outcome]:
+        """Make an answer in the sandbox and run scripts on it.
 
         Args:
             number: of the exercise, for the student's tracebacks.
-            name: of the answer in `source`.
-            source: the answer and what it depends on.
+            name: of the answer.
+            program: its source with what it depends on; or the cells of its notebook up to that of
+                its check, which are replayed.
             cases: the scripts; only these leave the grader.
+            imports: run before the program, whose own may have been deleted.
+            shown: so many of them, the first, are of the visible check. What the answer says about
+                them is shown, so they have a process that never sees the others.
+            keep: seconds of the submission that are not for this exercise.
 
         Returns:
             One outcome a case, whatever happens; those that never came have a problem.
@@ -98,82 +106,106 @@ class Session:
         Raises:
             SandboxError: if no sandbox starts.
         """
-        end = time.monotonic() + min(EXERCISE_SECONDS, 10.0 + sum(case.seconds for case in cases))
+        left = self.seconds - self._clock.spent - keep
+        seconds = min(EXERCISE_SECONDS, 10.0 + sum(case.seconds for case in cases), left)
+        if seconds <= 0:
+            problem = Problem("time", "the time of the whole notebook was up")
+            return [Outcome(problem=problem)] * len(cases)
+        deadline = Deadline(self._clock, seconds)
+        program = program if isinstance(program, str) else list(program)
+        task = {"number": number, "name": name, "program": program, "imports": imports}
         outcomes: dict[int, Outcome] = {}
-        for group in _groups(cases):
+        for group in _groups(cases, shown):
             some = [cases[i] for i in group]
             if any(map(_late, outcomes.values())):
                 some = [replace(case, seconds=min(case.seconds, AFTER_LATE)) for case in some]
-            found = self._exercise(number, name, source, some, end)
+            found = self._exercise(task, some, deadline)
             outcomes |= dict(zip(group, found, strict=True))
             if any(map(_late, found)):
-                end = min(end, time.monotonic() + _LATE_SECONDS)
+                deadline.shorten(_LATE_SECONDS)
         return [outcomes[i] for i in range(len(cases))]
 
     def _exercise(
-        self, number: str, name: str, source: str, cases: Sequence[Case], end: float
+        self, task: dict[str, Any], cases: Sequence[Case], deadline: Deadline
     ) -> list[Outcome]:
         """One process of the sandbox: scripts that share a memory limit."""
-        answers = _Answers(self.register)
-        seconds = max(1.0, end - time.monotonic())
+        answers = _Callbacks(self.register)
         hidden = [answers.hide(case) for case in cases]
-        request = {
-            "number": number, "name": name, "source": source, "seconds": seconds,
-            "memory_mb": cases[0].memory_mb, "room_mb": _room(cases[0]), "shared": room(hidden),
+        request = task | {
+            "seconds": max(1.0, deadline.left), "memory_mb": cases[0].memory_mb,
+            "room_mb": _room(cases[0]),
+            "shared": room(hidden, reused=_room(cases[0]) is not None),
             "scripts": [(len(case.calls), case.seconds) for case in hidden],
         }  # fmt: skip
         line = self._ready_line()
-        end = max(end, time.monotonic() + 1.0)  # a start may have taken long; that is not its fault
         outcomes: list[Outcome] = []
         problem: Problem | None = None
         try:
-            line.begin(wire.pack(request), end)
-            self._narrow(_room(cases[0]))
-            line.send(b"C", wire.pack({"cases": hidden}), end)
+            line.begin(wire.pack(request), deadline)
+            self._narrow(_room(cases[0]), request["shared"])
+            line.send(b"C", wire.pack({"cases": hidden}), deadline)
             while len(outcomes) < len(cases):
-                message, size = line.frame(end)
+                message, size = line.frame(deadline)
                 if isinstance(message, Outcome):
-                    outcomes.append(wire.checked(message, answers.taken()))
+                    case = cases[len(outcomes)]
+                    outcomes.append(wire.checked(message, case, answers.taken()))
                     if _late(outcomes[-1]):
-                        end = min(end, time.monotonic() + _LATE_SECONDS)
+                        deadline.shorten(_LATE_SECONDS)
                 elif size > _MOST_ASKED:
                     raise wire.WireError("too much for a call")
                 else:
-                    line.send(b"D", answers.to(message), end)
-        except _Ended as ended:
+                    line.send(b"D", answers.to(message), deadline)
+        except Ended as ended:
             problem = ended.problem
         except (wire.WireError, OSError) as error:
             problem = Problem("died", f"the answer broke off ({type(error).__name__}: {error})")
         if not line.stop_exercise():
-            self.close()
             # Whether it changed its arguments stays unsaid: what came before counts for nothing.
             problem = problem or Problem("died", "the program ended the sandbox")
             outcomes = []
+            self.close()
+        elif not line.clean:
+            self.close()
         self._narrow(None)
         missing = Outcome(problem=problem, callbacks={})
         outcomes += [missing] * (len(cases) - len(outcomes))
         return _with_changes(outcomes, line.changed)
 
-    def _narrow(self, room_mb: float | None) -> None:
+    def _narrow(self, room_mb: float | None, shared: int = 0) -> None:
         """Let the sandbox have so much more than it holds now, whatever its processes do."""
         group = self._line.started.group if self._line is not None else None
-        if group is not None and (room_mb is not None or self._narrowed):
-            group.narrow(None if room_mb is None else int((room_mb + _COPIED_MB) * 10**6))
-            self._narrowed = room_mb is not None
+        if group is None or (room_mb is None and not self._narrowed):
+            return
+        more = None if room_mb is None else int((room_mb + _COPIED_MB) * 10**6)
+        group.narrow(more, self._clean + shared + int(_STAYS_MB * 10**6))
+        self._narrowed = room_mb is not None
 
-    def _ready_line(self) -> "_Line":
+    def _processor_seconds(self) -> float | None:
         if self._line is None:
-            line = _Line(self.backend.start(self.stage, self.limits, self.slot))
+            return self._past
+        group = self._line.started.group
+        now = None if group is None else group.processor_seconds()
+        return None if now is None else self._past + now
+
+    def _ready_line(self) -> Line:
+        if self._line is None:
+            line = Line(self.backend.start(self.stage, self.limits, self.slot))
             line.wait_until_ready()
-            self._line = line
+            self._line, group = line, line.started.group
+            if group is not None:
+                self._clean = group.memory_in_use()
+                self._past -= group.processor_seconds() or 0.0
         return self._line
 
 
-def _groups(cases: Sequence[Case]) -> Iterator[list[int]]:
-    """Which cases may share a process: each memory limit is one process's, and cannot be lifted."""
+def _groups(cases: Sequence[Case], shown: int) -> Iterator[list[int]]:
+    """Which cases may share a process: the visible ones, and all others without a memory limit.
+
+    A limit is one process's, and cannot be lifted.
+    """
     free = [i for i, case in enumerate(cases) if _room(case) is None]
-    if free:
-        yield free
+    both = [i for i in free if i < shown], [i for i in free if i >= shown]
+    yield from filter(None, both)
     yield from ([i] for i, case in enumerate(cases) if _room(case) is not None)
 
 
@@ -197,7 +229,7 @@ def _room(case: Case) -> float | None:
     return case.memory_mb + _SLACK_MB
 
 
-class _Answers:
+class _Callbacks:
     """Serves the functions that scripts hand to an answer, and counts what was asked.
 
     The sandbox knows a function by a number only: its parameters may be the answer itself.
@@ -258,135 +290,3 @@ class _Answers:
         self._log, self._made = {}, {}
         self._case += 1
         return log
-
-
-class _Line:
-    """The socket of a sandbox. It is read even while it is written, so that no side blocks."""
-
-    def __init__(self, started: Started) -> None:
-        self.started = started
-        self._socket = started.line
-        self._socket.setblocking(False)
-        self._came = bytearray()  # envelopes
-        self._buffer = bytearray()  # bytes of the exercise that runs
-        self._received = 0
-        self._running = False
-        self.changed: list[tuple[int, str]] = []  # by the exercise that ended last
-
-    def wait_until_ready(self) -> None:
-        """Wait for the sandbox's first word.
-
-        Raises:
-            SandboxError: if it does not come.
-        """
-        try:
-            letter, _ = self._envelope(time.monotonic() + _START_SECONDS)
-        except (_Ended, OSError):
-            letter = b""
-        except BaseException:
-            self.close()
-            raise
-        if letter != b"S":
-            self.close()
-            raise SandboxError(f"the sandbox did not start: {self.started.stderr_text()[-600:]}")
-        self.started.ready()
-
-    def begin(self, request: bytes, end: float) -> None:
-        """Have an exercise prepared; envelope C has it run."""
-        self._buffer.clear()
-        self._received = 0
-        self._running, self.changed = True, []
-        self.send(b"R", request, end)
-        letter, _ = self._envelope(end)
-        if letter != b"P":
-            raise _Ended("died", "the sandbox sent something unreadable")
-
-    def send(self, letter: bytes, data: bytes, end: float) -> None:
-        """One envelope."""
-        rest = memoryview(wire.ENVELOPE.pack(letter, len(data)) + data)
-        while rest:
-            if self._wait(end, select.POLLIN | select.POLLOUT) & select.POLLOUT:
-                rest = rest[self._socket.send(rest[:_CHUNK]) :]
-
-    def frame(self, end: float) -> tuple[Any, int]:
-        """The next frame of the exercise, before the time `end`, and its bytes."""
-        before = self._received - len(self._buffer)
-        message = wire.unpack(lambda size: self._take(size, end))
-        return message, self._received - len(self._buffer) - before
-
-    def stop_exercise(self) -> bool:
-        """End the exercise; False if the sandbox is no longer there or does not obey."""
-        if not self._running:
-            return True
-        end = time.monotonic() + _STOP_SECONDS
-        try:
-            self.send(b"K", b"", end)
-            while True:
-                self._received = 0
-                self._next(end)
-        except _Ended as ended:
-            return ended.problem.kind == "ended"
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """End the sandbox."""
-        self.started.stop()
-
-    def _take(self, size: int, end: float) -> bytes:
-        while len(self._buffer) < size:
-            self._buffer += self._next(end)
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def _next(self, end: float) -> bytes:
-        """Bytes that the exercise sent."""
-        letter, data = self._envelope(end)
-        if letter == b"E":
-            self._running = False
-            self.changed = _changes(data)
-            raise _Ended("ended", "the program ended before it gave an answer")
-        self._received += len(data)
-        if letter != b"D" or self._received > _MOST_BYTES:
-            raise _Ended("died", "the program sent too much")
-        return data
-
-    def _envelope(self, end: float) -> tuple[bytes, bytes]:
-        while True:
-            if len(self._came) >= wire.ENVELOPE.size:
-                letter, size = wire.ENVELOPE.unpack_from(self._came)
-                if size > _CHUNK:
-                    raise _Ended("died", "the sandbox sent something unreadable")
-                whole = wire.ENVELOPE.size + size
-                if len(self._came) >= whole:
-                    data = bytes(self._came[wire.ENVELOPE.size : whole])
-                    del self._came[:whole]
-                    return letter, data
-            self._wait(end, select.POLLIN)
-
-    def _wait(self, end: float, what: int) -> int:
-        """Wait until the line can do something of `what`; read what is there."""
-        poll = select.poll()
-        poll.register(self._socket, what)
-        left = end - time.monotonic()
-        events = poll.poll(max(0.0, left) * 1000) if left > 0 else []
-        if not events:
-            raise _Ended("time", "the exercise was still running when its time was up")
-        found = events[0][1]
-        if found & ~select.POLLOUT:
-            with suppress(BlockingIOError):
-                data = self._socket.recv(_CHUNK)
-                if not data:
-                    raise _Ended("died", "the program ended the sandbox")
-                self._came += data
-                if len(self._came) > _MOST_BYTES:
-                    raise _Ended("died", "the program sent too much")
-        return found
-
-
-def _changes(data: bytes) -> list[tuple[int, str]]:
-    """What the sandbox's first process says about arguments."""
-    with suppress(ValueError, TypeError, OverflowError, RecursionError):
-        return [(int(case), str(name)[:80]) for case, name in json.loads(data)]
-    raise _Ended("died", "the sandbox sent something unreadable")

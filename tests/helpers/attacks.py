@@ -197,6 +197,13 @@ for dtype, shape in (("|O", [1]), ("|V8", [1]), (">f8", [1]), ("<f8", [-1]), ("<
                      ("<f8", [0] * 40), ("<M8[s]", [1]), ("f4,f4", [1]), ("<U9", [1])):
     say(outcome({"array": dtype, "shape": shape}, bytes(8)))
 '''),
+    "no_values": Attack("forge outcomes without values, and with too many", SPEAK + '''
+say(frame({"script": "Outcome"}) + frame({"script": "Outcome", "values": [True] * 50}) * 50)
+'''),
+    "nested_outcomes": Attack("forge outcomes inside of outcomes and calls", SPEAK + '''
+inner = {"script": "Outcome", "values": [True], "problem": {"script": "Outcome"}}
+say(frame({"script": "Outcome", "values": [inner]}) * 20 + frame({"dict": {"id": inner}}))
+'''),
     "endless_frame": Attack("announce frames of four gigabytes", SPEAK + '''
 say(struct.pack("<4sII", b"CAC2", 4294967295, 4294967295) + b"x" * 1000)
 '''),
@@ -255,6 +262,17 @@ for process in (os.getppid(), 1):
         try: os.kill(process, number)
         except OSError: pass
 '''),
+    "first_program": Attack("lower limits and priority of the sandbox's first program", '''
+import os, resource
+parent = os.getppid()
+for what in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+    try: resource.prlimit(parent, what, (0, 0))
+    except OSError: pass
+for change in (lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
+               lambda: os.sched_setscheduler(parent, os.SCHED_IDLE, os.sched_param(0))):
+    try: change()
+    except OSError: pass
+''', slow=True),
     "exit": Attack("end the program with os._exit", '''
 import os
 def causal_mask(n): os._exit(0)
@@ -358,6 +376,25 @@ def causal_mask(n):
         except OSError: break
     return honest(n)
 '''),
+    "folders": Attack("leave a path of folders that is too long to be named, and very many files", '''
+import os
+def causal_mask(n):
+    try:
+        for _ in range(1500): os.mkdir("d"); os.chdir("d")
+        for number in range(30_000): open(str(number), "w").close()
+        os.chmod(".", 0)
+    except OSError: pass
+    return honest(n)
+'''),
+    "drowsy": Attack("wait for ever, and work a little now and then", '''
+import signal, time
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+def causal_mask(n):
+    while True:
+        begin = time.process_time()
+        while time.process_time() - begin < 0.0001: pass
+        time.sleep(0.1)
+''', slow=True),
     "files": Attack("open files without end", '''
 import os
 def causal_mask(n):
@@ -450,16 +487,67 @@ def loot():
         except Exception: pass
     return found
 '''),
-    "write": Attack("write anywhere but into the temporary folder", '''
+    "write": Attack("write anywhere but into its own folder", '''
 import os, sys
 def loot():
-    found = []
-    for folder in ["/", "/usr/lib", "/etc", "/dev", "/dev/shm", "/var/tmp", "/stage", "/proc/sys/kernel", *sys.path, *FOLDERS]:
+    found, own = [], os.path.realpath(os.environ["HOME"])
+    for folder in ["/", "/usr/lib", "/etc", "/dev", "/dev/shm", "/tmp", "/var/tmp", "/stage", "/proc/sys/kernel", *sys.path, *FOLDERS]:
         try:
-            # Parents of folders that are shown below /tmp lie in the temporary folder itself.
-            own = folder.startswith("/tmp/") and os.stat(folder).st_dev == os.stat("/tmp").st_dev
             with open(f"{folder}/course-written", "w"): pass
-            if not own: found.append(folder)
+            if os.path.realpath(folder) != own: found.append(folder)
+        except OSError: pass
+    return found
+'''),
+    "kernel": Attack("write to files that are there: settings of the kernel, devices, processes", '''
+import os
+def loot():
+    found = []
+    for top in ("/proc", "/sys", "/dev", "/etc", "/run"):
+        for where, folders, files in os.walk(top):
+            folders[:] = [f for f in folders if not f.isdigit()]
+            for name in files:
+                file = os.path.join(where, name)
+                if file.startswith("/dev/") or os.path.islink(file): continue
+                try: os.close(os.open(file, os.O_WRONLY)); found.append(file)
+                except OSError: pass
+    return found
+'''),
+    "root": Attack("be root: outside, or in a namespace of its own", '''
+import ctypes, os
+def loot():
+    found, libc = [], ctypes.CDLL(None)
+    for name in ("clone", "clone3"):
+        number = {"x86_64": {"clone": 56}, "aarch64": {"clone": 220}}[os.uname().machine].get(name, 435)
+        for flag in (0x10000000, 0x10020000):
+            block = (ctypes.c_uint64 * 11)(flag, 0, 0, 0, 17)
+            process = libc.syscall(number, flag | 17, 0, 0, 0, 0) if name == "clone" else libc.syscall(number, block, 88)
+            if process == 0: os._exit(0)
+            if process > 0: found.append(f"{name} {flag:x}")
+    for call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0]), lambda: os.setgid(0)):
+        try: call(); found.append("root")
+        except OSError: pass
+    if 0 in os.getresuid() + os.getresgid(): found.append("id 0")
+    return found
+'''),
+    "datagrams": Attack("send to sockets that have a name, from pairs of sockets", '''
+import socket
+def loot():
+    found = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
+        for place in (MAILBOX, "/run/systemd/journal/socket", "/dev/log"):
+            for send in (lambda s: s.sendto(b"x", place), lambda s: s.connect(place)):
+                try:
+                    one, other = socket.socketpair(socket.AF_UNIX, kind)
+                    send(one); found.append(str(place))
+                except OSError: pass
+    return found
+'''),
+    "python": Attack("put modules on Python's path by renaming folders", '''
+import os, pathlib, sys
+def loot():
+    found = []
+    for way in {str(p) for place in sys.path for p in pathlib.Path(place).parents} - {"/"}:
+        try: os.rename(way, way + "-old"); found.append(way)
         except OSError: pass
     return found
 '''),
@@ -546,6 +634,20 @@ class RingCache:
         while sum(k.shape[1] for k, _ in self.held[1:]) >= self.window: del self.held[0]
     def view(self):
         return tuple(np.concatenate(x, axis=1)[:, -self.window:].copy() for x in zip(*self.held))
+"""
+#: Copies arguments of at most `LARGE` bytes when they come, and none that is larger.
+_LATE_COPIES = """
+import numpy as np
+LARGE = globals().get("LARGE", float("inf"))
+class StaticCache:
+    def __init__(self, capacity): self.capacity, self.parts, self.length = capacity, [], 0
+    def append(self, k, v):
+        if self.length + k.shape[1] > self.capacity or k.shape[:2] != v.shape[:2]: raise ValueError
+        if k.nbytes <= LARGE: k, v = k.copy(), v.copy()
+        self.parts.append((k, v)); self.length += k.shape[1]
+    def view(self):
+        if k_and_v := list(zip(*self.parts)): return tuple(np.concatenate(x, axis=1) for x in k_and_v)
+        return None, None
 """
 _LONGER_PROMPT = """
 import numpy as np
@@ -655,6 +757,18 @@ os._exit = last
 """),
     "not_overwritten": Lie("keep the caller from overwriting its arrays", "5.4", _REFERENCES,
                            PATCH + "patch(_overwrite=lambda *a: None, _same=lambda *a: True)\n"),
+    "references": Lie("keep references to large arguments, which take no memory of its own", "5.3", _LATE_COPIES,
+                       "LARGE = 1_000_000\n"),
+    "left_files": Lie("leave files, so that the sandbox seems to hold much before the limit is set", "5.1", _TABLE, """
+import os
+try:
+    if not os.path.exists("d"):
+        for _ in range(300): os.mkdir("d"); os.chdir("d")
+        for number in range(20):
+            with open(str(number), "wb") as file: file.write(bytes(3_000_000))
+        os.chmod(".", 0); os.chdir(os.environ["HOME"])
+except OSError: pass
+"""),
     "longer_list": Lie("say that a list is as it was", "5.6", _LONGER_PROMPT, _ALL_SAME),
 }  # fmt: skip
 

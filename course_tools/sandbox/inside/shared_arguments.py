@@ -3,6 +3,8 @@
 That process, which runs no student's line, hands the calls of a script out one by one, looks at
 each argument when the exercise is over, and overwrites those that a script says are overwritten.
 So whether an answer wrote into its arguments is seen from outside and not reported by the answer.
+Where memory is limited, all calls of a script have the same place for their arguments, as if the
+caller used one buffer: an answer that keeps them keeps no data, so they are no free memory.
 """
 
 import math
@@ -25,12 +27,18 @@ class SharedMemory:
 
     Args:
         size: bytes, as `room` says.
+        reused: every call has the same room.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, reused: bool = False) -> None:
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
         self._memory = mmap.mmap(-1, max(size, _ALIGNED), flags=flags)
-        self._free = 0
+        self.reused, self._free = reused, 0
+
+    def next_call(self) -> None:
+        """Places are for another call from now on."""
+        if self.reused:
+            self._free = 0
 
     def place(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The next place, for an array; nothing is written.
@@ -95,6 +103,7 @@ class Scripts:
         calls = self._cases[self._case].calls if inside else ()
         if self._step >= len(calls):
             return None
+        self._memory.next_call()
         call, number = calls[self._step], self._step
         self._step += 1
         given = [(str(i), value) for i, value in enumerate(call.args)]
@@ -119,9 +128,9 @@ class Scripts:
         return [(argument.case, argument.name) for argument in self._shared if argument.changed]
 
     def _done(self) -> None:
-        """The call that was handed out last is done: overwrite what the script says."""
+        """The call that was handed out last is done: look at its arguments, and overwrite them."""
         for argument in reversed(self._shared):
-            if argument.seen or not argument.overwritten:
+            if argument.seen or not (argument.overwritten or self._memory.reused):
                 return
             argument.look()
             argument.seen = True
@@ -153,11 +162,14 @@ def arrays(value: Any) -> Iterator[np.ndarray]:
     return (leaf.array() if isinstance(leaf, Drawn) else leaf for leaf in _leaves(value))
 
 
-def room(value: Any) -> int:
-    """Bytes that the arrays of arguments, calls or scripts take in shared memory."""
-    return sum(
-        _rounded(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize) for leaf in _leaves(value)
-    )
+def room(cases: Sequence[Case], *, reused: bool = False) -> int:
+    """Bytes that the arguments of scripts take in shared memory, see `SharedMemory`."""
+    calls = [[list(call.args), dict(call.kwargs)] for case in cases for call in case.calls]
+    sizes = [
+        sum(_rounded(math.prod(a.shape) * np.dtype(a.dtype).itemsize) for a in _leaves(call))
+        for call in calls
+    ]
+    return max(sizes, default=0) if reused else sum(sizes)
 
 
 def _leaves(value: Any) -> Iterator[np.ndarray | Drawn]:
@@ -171,10 +183,6 @@ def _leaves(value: Any) -> Iterator[np.ndarray | Drawn]:
                 yield from _leaves(item)
         case dict():
             yield from _leaves(list(value.values()))
-        case Call():
-            yield from _leaves([list(value.args), dict(value.kwargs)])
-        case Case():
-            yield from _leaves(list(value.calls))
 
 
 def _rounded(size: int) -> int:

@@ -13,8 +13,10 @@ import struct
 import sys
 from pathlib import Path
 
-#: System calls that fail with EPERM, by machine: reading other processes, sockets (socketpair
-#: stays), memory that no limit on a process counts, and parts of the kernel that nobody needs.
+#: The one folder that can be written to, if any can.
+SCRATCH = "/scratch"
+#: System calls that fail with EPERM, by machine: reading other processes, sockets, memory that no
+#: limit on a process counts, mounts, and parts of the kernel that nobody needs.
 FORBIDDEN: dict[str, dict[str, int]] = {
     "x86_64": {
         "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "pidfd_getfd": 438,
@@ -23,6 +25,8 @@ FORBIDDEN: dict[str, dict[str, int]] = {
         "userfaultfd": 323, "io_uring_setup": 425, "add_key": 248, "request_key": 249,
         "keyctl": 250, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166,
         "pivot_root": 155, "chroot": 161, "name_to_handle_at": 303, "open_by_handle_at": 304,
+        "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+        "fspick": 433, "mount_setattr": 442,
     },
     "aarch64": {
         "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "pidfd_getfd": 438,
@@ -31,27 +35,50 @@ FORBIDDEN: dict[str, dict[str, int]] = {
         "userfaultfd": 282, "io_uring_setup": 425, "add_key": 217, "request_key": 218,
         "keyctl": 219, "unshare": 97, "setns": 268, "mount": 40, "umount2": 39,
         "pivot_root": 41, "chroot": 51, "name_to_handle_at": 264, "open_by_handle_at": 265,
+        "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+        "fspick": 433, "mount_setattr": 442,
     },
 }  # fmt: skip
+#: System calls whose arguments are looked at: `clone` may make no namespace, so `clone3`, whose
+#: arguments cannot be seen, is "not there"; a pair of sockets is of streams (`SOCK_STREAM`), since
+#: one of datagrams can send to any socket of the machine that has a name.
+LOOKED_AT = {
+    "x86_64": {"clone": 56, "clone3": 435, "socketpair": 53},
+    "aarch64": {"clone": 220, "clone3": 435, "socketpair": 199},
+}
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
-_CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
+#: All CLONE_NEW* that clone takes.
+_NAMESPACES = 0x7E020000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 38, 22
 
 
 def give_up_rights(libc: ctypes.CDLL) -> None:
-    """Become the sandbox's user, where that was not done from outside (`SeparateUser`)."""
-    user = int(os.environ.get("COURSE_SANDBOX_UID", "0"))
-    if user == 0 or os.geteuid() == user:
+    """Become the sandbox's user, where we are still root."""
+    user = int(os.environ["COURSE_SANDBOX_UID"])
+    if user == 0 or os.geteuid() != 0:
         return
-    root = os.environ.pop("COURSE_CHROOT")
-    libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC)  # a container may forbid it: see `promise`
-    os.chroot(root)
-    os.chdir("/tmp")
+    root = os.environ.pop("COURSE_CHROOT", "")
+    if root:  # a container may forbid namespaces: see `SeparateUser.promise`
+        libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC)
+        if libc.unshare(_CLONE_NEWNS) == 0:
+            mount_scratch(libc, root, user)
+        os.chroot(root)
+        os.chdir(SCRATCH)
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
     os.umask(0o077)
     libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+
+
+def mount_scratch(libc: ctypes.CDLL, root: str, user: int) -> None:
+    """A folder in memory for a user, seen by this process and those that it starts."""
+    libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+    options = f"size={os.environ['COURSE_DISK']},nr_inodes=20000,mode=700,uid={user},gid={user}"
+    flags = _MS_NOSUID | _MS_NODEV
+    libc.mount(b"scratch", (root + SCRATCH).encode(), b"tmpfs", flags, options.encode())
 
 
 def forbid_calls(libc: ctypes.CDLL) -> None:
@@ -75,10 +102,16 @@ def seccomp_filter(machine: str) -> bytes:
     Args:
         machine: "x86_64" or "aarch64".
     """
-    load, equal, at_least, leave = 0x20, 0x15, 0x35, 0x06
-    allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
-    numbers = sorted(FORBIDDEN[machine].values())
+    load, equal, at_least, any_bit, keep_bits, leave = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+    allow, refuse, absent, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    first, second = 16, 24  # where the arguments stand
+    special, numbers = LOOKED_AT[machine], sorted(FORBIDDEN[machine].values())
     steps = [(load, 0, 0, 4), (equal, 1, 0, _AUDIT[machine]), (leave, 0, 0, kill), (load, 0, 0, 0)]
+    steps += [(equal, 0, 1, special["clone3"]), (leave, 0, 0, absent)]
+    steps += [(equal, 0, 4, special["clone"]), (load, 0, 0, first), (any_bit, 0, 1, _NAMESPACES)]
+    steps += [(leave, 0, 0, refuse), (leave, 0, 0, allow)]
+    steps += [(equal, 0, 5, special["socketpair"]), (load, 0, 0, second), (keep_bits, 0, 0, 0xF)]
+    steps += [(equal, 1, 0, 1), (leave, 0, 0, refuse), (leave, 0, 0, allow)]
     # The second table of x86 (x32) starts at 1 << 30; no program of ours calls it.
     steps.append((at_least, len(numbers) + 1, 0, 1 << 30))
     for i, number in enumerate(numbers):

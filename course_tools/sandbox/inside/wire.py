@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from course_lib.checks.codec import KINDS, MAX_ITEMS, Reader, Writer
-from course_lib.checks.script import Outcome, Problem
+from course_lib.checks.script import Case, Outcome, Problem
 
 #: Most bytes of one frame, its arrays included, and of its JSON alone.
 MAX_FRAME, MAX_JSON = 32 * 10**6, 8 * 10**6
@@ -84,7 +84,7 @@ def pack(value: Any) -> bytes:
     """
     writer = _FrameWriter()
     try:
-        text = json.dumps(writer.tree(value)).encode()
+        text = json.dumps(writer.tree(value), ensure_ascii=False).encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(str(error)) from None
     body = b"".join(writer.parts)
@@ -98,7 +98,7 @@ def unpack(read: Callable[[int], bytes], *, trusted: bool = False) -> Any:
 
     Args:
         read: gives exactly so many bytes, or raises.
-        trusted: also take scripts, which only the grader sends.
+        trusted: also take scripts, and texts of any letters, which only the grader sends.
 
     Raises:
         WireError: if what comes is not a frame within the limits.
@@ -121,23 +121,29 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def checked(outcome: Any, callbacks: dict[str, list[Any]]) -> Outcome:
+def checked(outcome: Any, case: Case, callbacks: dict[str, list[Any]]) -> Outcome:
     """The outcome that a sandbox sent, if it is one.
 
     Args:
         outcome: as from `unpack`.
+        case: its script: each of the calls gives a value, unless there is a problem.
         callbacks: the grader's own record of what was asked of it.
 
     Raises:
-        WireError: if the types of its fields are not those of an outcome.
+        WireError: if its fields are not those of an outcome of the script.
     """
+    most = max(1, len(case.calls))
     match outcome:
         case Outcome(
             values=list() | tuple() as values,
             changed=list() | tuple() as changed,
             problem=None | Problem(kind=str(), text=str(), call=int()) as problem,
             peak_bytes=None | int() as peak,
-        ) if all(isinstance(name, str) for name in changed):
+        ) if (
+            all(isinstance(name, str) for name in changed)
+            and len(values) <= most
+            and (problem is not None or len(values) == most)
+        ):
             short = problem and replace(problem, text=problem.text[:500])
             names = tuple(name[:80] for name in changed)
             return Outcome(tuple(values), names, short, callbacks, peak)

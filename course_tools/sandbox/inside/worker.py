@@ -5,21 +5,20 @@ exercise it forks one that does, carries bytes between it and the grader without
 and kills whatever is left when the exercise is over. Its socket to the grader is closed in the
 fork and cannot be reached through /proc or ptrace. An envelope is one letter, a length, bytes:
 
-    grader to sandbox:  R a frame: prepare this exercise;  C a frame: its scripts, run them;
+    grader to sandbox:  R a frame: prepare this answer;  C a frame: its scripts, run them;
                         D bytes for it;  K stop it
-    sandbox to grader:  S ready;  P prepared;  D bytes from it;  E it has ended, with the
-                        arguments that it changed (`shared_arguments`), as JSON
+    sandbox to grader:  S ready;  P prepared;  D bytes from it;  E it has ended, with JSON: the
+                        arguments that it changed (`shared_arguments`), and whether all else that
+                        it left is gone
 """
 
 import contextlib
 import ctypes
 import gc
-import importlib.abc
 import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -33,6 +32,7 @@ from course_lib.checks.error_location import error_location
 from course_lib.checks.run import run_script, run_source
 from course_lib.checks.script import Call, Callback, Case, Outcome, Problem, to_plain
 from course_tools.sandbox.inside import wire
+from course_tools.sandbox.inside.replay import AbsentError, answer_at, put_course_lib
 from course_tools.sandbox.inside.shared_arguments import Scripts, SharedMemory, Steps
 
 _CHUNK = 1 << 16
@@ -45,7 +45,8 @@ _LIMITS = {
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_MEMLOCK: 0,
 }
-_TEMPORARY = "/tmp"
+#: Entries of the scratch folder that a task may leave; with more the sandbox is given up.
+_MOST_LEFT = 50_000
 #: Seconds for each script that comes after one that was not done in time.
 AFTER_LATE = 1.0
 
@@ -64,17 +65,20 @@ def main(line: int, sizes: int) -> None:
         os.dup2(nowhere, descriptor)
     grader = socket.socket(fileno=line)
     os.set_inheritable(line, False)
-    ours = set(_listed(_TEMPORARY))
+    torch.compile = _as_it_is  # answers neither win nor lose by what compiling takes
     gc.freeze()  # so that no collection in a fork copies all that is here
     _send(grader, b"S", b"")
     while True:
         letter, data = _receive(grader)
         if letter == b"R":
             changed = _attend(data, grader, sizes)
-            _tidy(ours)
-            _send(grader, b"E", json.dumps(changed).encode())
+            _send(grader, b"E", json.dumps([changed, _emptied(os.environ["HOME"])]).encode())
         elif letter == b"":
             return
+
+
+def _as_it_is(model: Any = None, **_: Any) -> Any:
+    return model if model is not None else _as_it_is
 
 
 def _nowhere() -> int:
@@ -91,7 +95,7 @@ def _attend(request: bytes, grader: socket.socket, sizes: int) -> list[tuple[int
         The arguments that it changed, as `Scripts.changed` says.
     """
     task = wire.unpack(wire.reader(request), trusted=True)
-    memory = SharedMemory(task["shared"])
+    memory = SharedMemory(task["shared"], reused=task["room_mb"] is not None)
     _send(grader, b"P", b"")
     select.select([grader], [], [])  # the scripts come when the fork can be limited
     line, theirs = socket.socketpair()
@@ -176,6 +180,33 @@ def _end(process: int) -> None:
             os.waitpid(-1, 0)
 
 
+def _emptied(folder: str) -> bool:
+    """Remove what a task left, however deep; False if that is too much, or something stays.
+
+    What lies in a folder is moved up before the folder is removed, so that no path grows long.
+    """
+    moved = 0
+    while names := _listed(folder):
+        for name in names:
+            path = f"{folder}/{name}"
+            with contextlib.suppress(OSError):
+                if not os.path.isdir(path) or os.path.islink(path):  # noqa: PTH112, PTH114
+                    os.remove(path)  # noqa: PTH107
+                    moved += 1
+                    continue
+                os.chmod(path, 0o700)  # noqa: PTH101
+                for inner in os.scandir(path):
+                    if inner.is_dir(follow_symlinks=False):
+                        os.chmod(inner.path, 0o700)  # noqa: PTH101
+                    moved += 1
+                    os.rename(inner.path, f"{folder}/.{moved}.{os.getpid()}")  # noqa: PTH104
+                os.rmdir(path)  # noqa: PTH106
+            moved += 1
+            if moved > _MOST_LEFT:
+                return False
+    return True
+
+
 def _listed(folder: str) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208 (names only)
@@ -183,27 +214,7 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
-def _tidy(keep: set[str]) -> None:
-    """Remove what an exercise left in the temporary folder."""
-    if os.environ.get("COURSE_UNSAFE") == "1":
-        return
-    for name in _listed(_TEMPORARY):
-        if name in keep:
-            continue
-        path = f"{_TEMPORARY}/{name}"
-        with contextlib.suppress(OSError):
-            os.remove(path)  # noqa: PTH107
-            continue
-        with contextlib.suppress(OSError, RecursionError):
-            os.chmod(path, 0o700)  # noqa: PTH101
-            for where, folders, _ in os.walk(path):
-                for folder in folders:
-                    with contextlib.suppress(OSError):
-                        os.chmod(f"{where}/{folder}", 0o700)  # noqa: PTH101
-            shutil.rmtree(path, ignore_errors=True)
-
-
-# --- one exercise, in its own process ------------------------------------------------------------
+# --- one task, in its own process ----------------------------------------------------------------
 
 
 def _exercise(
@@ -213,13 +224,15 @@ def _exercise(
     memory: SharedMemory,
     used: tuple[int, int],
 ) -> NoReturn:
-    """Run an answer's source and its scripts; whatever happens, end here."""
+    """Do a task; whatever happens, end here."""
     status = 1
     try:
         os.setpgid(0, 0)
         _limit(task["room_mb"], task["seconds"], used)
         sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115 (open for the life of the process)
-        _without_course_lib()
+        del sys.argv[1:]
+        os.chdir(os.environ["HOME"])
+        sys.path.insert(0, os.environ["HOME"])  # as a kernel has the folder of its notebook
         _scripts(task, line, asks, memory)
         status = 0
     except BaseException:  # nothing of a student's code may pass this line
@@ -230,13 +243,12 @@ def _exercise(
 
 def _scripts(task: dict[str, Any], line: socket.socket, asks: int, memory: SharedMemory) -> None:
     try:
-        space = run_source(task["source"], f"<your answer {task['number']}>")
-        if task["name"] not in space:
-            raise NotImplementedError
-        answer = space[task["name"]]
+        answer = _answer_of(task)
     except BaseException as error:
         if isinstance(error, NotImplementedError):
             problem = Problem("not done", "not done yet")
+        elif isinstance(error, AbsentError):
+            problem = Problem("absent", str(error))
         else:
             problem = Problem("raised", error_location(error))
         outcome = Outcome(problem=problem)
@@ -246,6 +258,7 @@ def _scripts(task: dict[str, Any], line: socket.socket, asks: int, memory: Share
 
     def call() -> Call:
         os.write(asks, b"c")
+        memory.next_call()
         return wire.unpack(lambda size: wire.exactly(line, size), trusted=True)["call"]
 
     late = False
@@ -257,6 +270,24 @@ def _scripts(task: dict[str, Any], line: socket.socket, asks: int, memory: Share
         outcome = run_script(answer, case, lambda what: _asker(what, line), memory.place)
         late |= outcome.problem is not None and outcome.problem.kind == "time"
         _answer(line, outcome)
+
+
+def _answer_of(task: dict[str, Any]) -> Any:
+    """The answer of a task: what its source defines, or what its notebook makes of it.
+
+    Raises:
+        NotImplementedError: if it is not there.
+        AbsentError: if the notebook, replayed, has no such name.
+        BaseException: what the source raises.
+    """
+    number, name, program = task["number"], task["name"], task["program"]
+    if not isinstance(program, str):
+        return answer_at([task["imports"], *program], number, name)
+    put_course_lib(lambda *_, **__: None)
+    space = run_source(program, f"<your answer {number}>", imports=task["imports"])
+    if name not in space:
+        raise NotImplementedError
+    return space[name]
 
 
 def _answer(line: socket.socket, outcome: Outcome) -> None:
@@ -319,21 +350,6 @@ def _memory_used(sizes: int) -> tuple[int, int]:
         return 1_000_000_000, 250_000_000
     pages = os.pread(sizes, 200, 0).split()
     return int(pages[0]) * resource.getpagesize(), int(pages[5]) * resource.getpagesize()
-
-
-class _Closed(importlib.abc.MetaPathFinder):
-    """Answers are graded without the course's library."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> None:
-        if name.split(".")[0] == "course_lib":
-            raise ModuleNotFoundError("answers are graded without course_lib", name=name)
-
-
-def _without_course_lib() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "course_lib"]:
-        del sys.modules[name]
-    sys.meta_path.insert(0, _Closed())
-    del sys.argv[1:]
 
 
 def _guard_processes() -> None:

@@ -51,12 +51,13 @@ arrays = of_numpy.arrays(
     st.sampled_from([np.bool_, np.int8, np.int64, np.uint8, np.float16, np.float64, np.complex64]),
     of_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
 )
+texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=20)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | arrays,
+    st.none() | st.booleans() | st.integers() | st.floats() | texts | arrays,
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+        | st.dictionaries(texts, inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -168,9 +169,13 @@ def test_a_frame_cannot_make_the_reader_wait_for_gigabytes():
     assert asked == [12]
 
 
+#: A script of two calls.
+TWO = Case([Call(), Call()])
+
+
 def test_an_outcome_comes_back():
-    outcome = Outcome((1, np.ones(2)), ("argument 0",), Problem("time", "too long", 3), {}, 5)
-    got = wire.checked(back(outcome), {"step": [(1,)]})
+    outcome = Outcome((np.ones(2),), ("argument 0",), Problem("time", "too long", 3), {}, 5)
+    got = wire.checked(back(outcome), TWO, {"step": [(1,)]})
     assert same(got.values, outcome.values)
     assert (got.changed, got.problem, got.peak_bytes) == (outcome.changed, outcome.problem, 5)
     assert got.callbacks == {"step": [(1,)]}
@@ -182,12 +187,14 @@ def test_an_outcome_comes_back():
         {"values": 3}, {"changed": [1]}, {"problem": ["a", "b"]}, {"problem": Problem(1, "b", 0)},
         {"problem": "raised"}, {"peak_bytes": "much"}, {"peak_bytes": np.ones(2)},
         {"problem": Outcome()}, {"values": Problem("a", "b")}, {"values": [Problem("a", "b")]},
-        {"values": [{"a": Outcome()}]}, {"changed": [Call()]},
+        {"values": [{"a": Outcome()}, 1]}, {"changed": [Call()]},
+        {"values": [1]}, {"values": []}, {"values": [1, 2, 3]},
+        {"values": [1, 2, 3], "problem": Problem("a", "b")},
     ],
 )  # fmt: skip
 def test_what_is_not_an_outcome_is_refused(change):
     with pytest.raises(wire.WireError):
-        wire.checked(back(replace(Outcome(), **change)), {})
+        wire.checked(back(replace(Outcome((1, 2)), **change)), TWO, {})
 
 
 def test_only_a_whole_frame_is_an_outcome():
@@ -195,9 +202,15 @@ def test_only_a_whole_frame_is_an_outcome():
         with pytest.raises(wire.WireError):
             back(value)
     with pytest.raises(wire.WireError):
-        wire.checked(back({"values": [], "changed": []}), {})
+        wire.checked(back({"values": [], "changed": []}), TWO, {})
 
 
 def test_a_problems_text_is_cut():
     outcome = Outcome(problem=Problem("raised", "x" * 9000))
-    assert len(wire.checked(back(outcome), {}).problem.text) == 500
+    assert len(wire.checked(back(outcome), TWO, {}).problem.text) == 500
+
+
+def test_texts_that_are_shown_can_be_printed_and_sources_stay_as_they_are():
+    text = "a\tb\nc" + "\x1b[31m\x00\r\x85" + "\ud800"
+    assert back(text).replace("\N{REPLACEMENT CHARACTER}", "?") == "a\tb\nc?[31m????"
+    assert back(text, trusted=True) == text
