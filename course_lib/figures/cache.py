@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from course_lib.figures.cells import HATCH, draw_cell, draw_leak, label_cells
+from course_lib.figures.fonts import lay_out
 from course_lib.figures.palette import BLOCKED, LEAK, RULE, VISIBLE, WEIGHT_SCALE
 from course_lib.figures.plot import Figure, legend_below
 
@@ -61,7 +62,7 @@ def cache_view(
     present = {int(x) for grid in grids.values() for x in np.ravel(grid)}
     used = [key for key in (Key.COMPUTED, Key.KEPT, Key.STALE, Key.ABSENT) if key in present]
     legend_below(canvas, [_patch(key) for key in used])
-    canvas.tight_layout()
+    lay_out(canvas)
     return Figure(canvas, " ".join(_describe(title, grid) for title, grid in grids.items()))
 
 

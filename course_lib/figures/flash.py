@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Canvas
 
 from course_lib.costs import roofline
 from course_lib.figures.cells import draw_frame, draw_tiles, label_cells, tile_legend
+from course_lib.figures.fonts import lay_out
 from course_lib.figures.palette import BLOCKED, INK, MUTED, SERIES, VISIBLE
 from course_lib.figures.plot import Figure, legend_below
 from course_lib.flash.online import OnlineTrace
@@ -88,7 +89,7 @@ def walk_view(
     )  # fmt: skip
     words = ("full tile: no mask needed", "partial tile: masked cell by cell", "empty: skipped")
     legend_below(canvas, tile_legend(*words))
-    canvas.tight_layout()
+    lay_out(canvas)
     counts = {kind: int(np.sum(kinds == kind)) for kind in Tile}
     alt = (
         f"{mask} for {n_queries} queries and {n_keys} keys in tiles of {block_q} by {block_k}: "
@@ -143,7 +144,7 @@ def flash_view(
     right.set_axis_off()
     right.set_title(f"row {tokens[row]}, tile by tile", fontsize=10.5, parse_math=False)
     legend_below(canvas, tile_legend("full tile", "partial tile", "empty, skipped"))
-    canvas.tight_layout()
+    lay_out(canvas)
     tiles = trace.tiles
     alt = (
         f"{tiles.shape[0]} by {tiles.shape[1]} tiles of {block_q} queries and {block_k} keys: "
@@ -208,7 +209,7 @@ def roofline_view(
         loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(machines), frameon=False,
         fontsize=9,
     )  # fmt: skip
-    canvas.tight_layout()
+    lay_out(canvas)
     roofs = "; ".join(
         f"{name} reaches {peak / 1e12:.4g} TFLOP/s from {peak / bandwidth:.0f} operations a byte on"
         for name, (peak, bandwidth) in machines.items()
@@ -258,7 +259,7 @@ def speed_view(result: Mapping[str, Any], names: Sequence[str] | None = None) ->
     axes[1].set_ylim(bottom=-0.2)
     where = _hardware(result)
     canvas.suptitle(f"Causal attention on a CPU ({where})", fontsize=9.5, x=0.02, ha="left")
-    canvas.tight_layout()
+    lay_out(canvas)
     alt = f"Recorded: {where}. T from {lengths[0]} to {lengths[-1]}. {' '.join(words)}"
     return Figure(canvas, alt)
 
@@ -298,7 +299,7 @@ def gpu_view(result: Mapping[str, Any]) -> Figure:
         words.append(f"{figure['title']}, {figure['ylabel']}: {'; '.join(ends)}.")
     where = _hardware(result)
     canvas.suptitle(f"Measured on {where}", fontsize=9.5, x=0.02, ha="left")
-    canvas.tight_layout()
+    lay_out(canvas)
     return Figure(canvas, f"Recorded: {where}. {' '.join(words)}")
 
 
@@ -337,7 +338,7 @@ def steps_view(result: Mapping[str, Any]) -> Figure:
         words.append(f"{shape}, TFLOP/s: {each}.")
     where = _hardware(result)
     canvas.suptitle(f"Measured on {where}", fontsize=9.5, x=0.02, ha="left")
-    canvas.tight_layout()
+    lay_out(canvas)
     return Figure(canvas, f"Recorded: {where}. {' '.join(words)}")
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from course_lib.figures.cells import TILE_FILLS, draw_cell, tile_legend
+from course_lib.figures.fonts import lay_out
 from course_lib.figures.palette import BLOCKED, INK, MUTED, RULE, VISIBLE
 from course_lib.figures.plot import Figure, legend_below
 from course_lib.masks import Mask, Tile
@@ -57,7 +58,7 @@ def builder_view(
         _draw_tiles(axes[2 * line + 1, column], tiles)
         words.append(f"{title}: {_counts(matrix, tiles)}.")
     legend_below(canvas, _legend())
-    canvas.tight_layout()
+    lay_out(canvas)
     lead = f"Masks of {n} positions above and their tiles of {block} by {block} below."
     return Figure(canvas, f"{lead} {' '.join(words)}" if alt is None else alt)
 

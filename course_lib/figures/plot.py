@@ -9,6 +9,7 @@ nbval to compare, and for anyone whose picture does not load.
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from course_lib.figures.cells import HATCH, draw_cell, draw_frame, draw_leak, label_cells
+from course_lib.figures.fonts import choose_fonts, lay_out
 from course_lib.figures.palette import (
     BLOCKED,
     DIFFERENCE_SCALE,
@@ -55,14 +57,18 @@ class Figure:
     def __init__(self, canvas: Canvas, alt: str) -> None:
         if not alt.strip():
             raise ValueError("alt: expected a description of the figure; got an empty text")
-        self.canvas, self.alt = canvas, " ".join(alt.split())
+        missing = choose_fonts(canvas)
+        self.note = f"No font on this computer has {', '.join(missing)}." if missing else ""
+        self.canvas, self.alt = canvas, " ".join([*alt.split(), *self.note.split()])
 
     def png(self) -> bytes:
         """The picture as PNG, the same bytes for the same data."""
         buffer = io.BytesIO()
-        self.canvas.savefig(
-            buffer, format="png", dpi=_DPI, bbox_inches="tight", metadata={"Software": None}
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph|Matplotlib currently", UserWarning)  # `note`
+            self.canvas.savefig(
+                buffer, format="png", dpi=_DPI, bbox_inches="tight", metadata={"Software": None}
+            )
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
@@ -80,6 +86,7 @@ class Figure:
         return (
             f'<img alt="{html.escape(self.alt)}" width="{width}" '
             f'style="max-width:100%;height:auto" src="data:image/png;base64,{data}">'
+            + (f"<br><small>{html.escape(self.note)}</small>" if self.note else "")
         )
 
 
@@ -170,7 +177,7 @@ def grids(panels: Sequence[Grid], alt: str | None = None, per_line: int = 3) -> 
         ax.set_axis_off()
     handles = _grid_legend(panels)
     legend_below(canvas, handles)
-    canvas.tight_layout()
+    lay_out(canvas)
     return Figure(canvas, " ".join(map(describe_grid, panels)) if alt is None else alt)
 
 
@@ -278,7 +285,7 @@ def lines(
     ax.spines[["top", "right"]].set_visible(False)
     for text in ax.legend(frameon=False, fontsize=9).get_texts():
         text.set_parse_math(False)
-    canvas.tight_layout()
+    lay_out(canvas)
     if alt is None:
         ends = [
             f"{name} goes from {np.ravel(y)[0]:.3g} to {np.ravel(y)[-1]:.3g}"

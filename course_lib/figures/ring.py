@@ -7,6 +7,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch, Polygon
 
 from course_lib.figures.cells import HATCH, draw_cell, label_cells
+from course_lib.figures.fonts import lay_out
 from course_lib.figures.palette import BLOCKED, RANKS, RULE
 from course_lib.figures.plot import Figure, legend_below
 
@@ -41,7 +42,7 @@ def ring_view(panels: Mapping[str, Sequence[int]]) -> Figure:
     handles = [Patch(facecolor=RANKS[rank], label=f"rank {rank}") for rank in ranks]
     handles.append(Patch(facecolor=BLOCKED, hatch=HATCH, edgecolor=RULE, label="blocked"))
     legend_below(canvas, handles)
-    canvas.tight_layout()
+    lay_out(canvas)
     return Figure(canvas, " ".join(_describe(*item) for item in panels.items()))
 
 
