@@ -3,10 +3,11 @@
     python benchmarks/explorers.py            # about a minute; writes results/explorers.json
     python benchmarks/explorers.py --clicks 10 --only compare --out -
 
-Each explorer runs in headless Chromium with a fake model, so what is measured is the explorer's
-own work and the browser's: no kernel takes part in a click. A sample begins just before the click
-and ends when a task after the next animation frame runs: by then the browser has computed styles,
-layout and paint of that frame. The clock includes up to 1/60 s of waiting for the frame.
+Each explorer is shown in headless Chromium as a notebook saves it, so what is measured is the
+explorer's own work and the browser's: no kernel takes part in a click. A sample begins just
+before the click and ends when a task after the next animation frame runs: by then the browser has
+computed styles, layout and paint of that frame. The clock includes up to 1/60 s of waiting for
+the frame.
 """
 
 import argparse
@@ -37,8 +38,8 @@ from course_lib.explorers import (
 )
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
-from explorer_page import open_explorer  # noqa: E402 (it lives with the tests)
+sys.path.insert(0, str(ROOT))
+from tests.browser.explorer_page import open_explorer  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "explorers.json"
 #: Milliseconds that a click may take, by number of tokens.
@@ -49,7 +50,7 @@ ACT = """
 async (steps) => {
   const times = [];
   for (const { css, at, value } of steps) {
-    const target = [...document.querySelectorAll(css)].at(at);
+    const target = [...inside().querySelectorAll(css)].at(at);
     await new Promise((done) => setTimeout(done, 30));
     const begin = performance.now();
     if (value === undefined) target.click();
@@ -224,7 +225,6 @@ def main() -> None:
             "system": platform.system(),
             "python": platform.python_version(),
             "chromium": version,
-            "anywidget": importlib.metadata.version("anywidget"),
             "course_lib": importlib.metadata.version("course_lib"),
         },
         "clicks_a_case": options.clicks,

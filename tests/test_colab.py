@@ -30,7 +30,7 @@ from tests.colab.run import README, RECORD, problems, with_table
 from tests.helpers.paths import ROOT
 
 ADDRESS = "https://github.com/someone/their-course"
-EXPLORER = {"name": "MaskExplorer", "live": True, "static": True, "enabled": True}
+EXPLORER = {"name": "MaskExplorer", "live": True, "static": True}
 
 
 # --- the setup cell ------------------------------------------------------------------------------
@@ -356,13 +356,13 @@ def test_errors_cells_that_did_not_run_and_warnings_are_named():
     assert compare.warnings(seen) == ["cell-1: old API"]
 
 
-def test_an_explorer_must_be_live_and_static_and_known_to_colab():
-    manager = {compare.LIVE: {"colab": {"custom_widget_manager": {"url": "https://x"}}}}
-    plain = {"text/plain": "MaskExplorer: sat may attend", "text/html": "<p>sat</p>"}
-    whole = notebook(shown(manager, **plain, **{compare.LIVE: {"model_id": "1"}}))
-    assert compare.explorers(whole) == [EXPLORER]
-    (found,) = compare.explorers(notebook(shown(**plain)))
-    assert not found["live"] and not found["enabled"] and found["static"]
+def test_an_explorer_must_be_live_and_have_its_static_view():
+    plain, live = "MaskExplorer: sat may attend", "<script>upgrade(render, {})</script>"
+    both = shown(**{"text/plain": plain, "text/html": f"<p>sat</p>{live}"})
+    assert compare.explorers(notebook(both)) == [EXPLORER]
+    for html, fault in (("<p>sat</p>", "live"), (live, "static")):
+        (found,) = compare.explorers(notebook(shown(**{"text/plain": plain, "text/html": html})))
+        assert found == {**EXPLORER, fault: False}
 
 
 GOOD = {
@@ -392,7 +392,7 @@ REAL_ROW = {
         {"report": ""},
         {"explorers": []},
         {"explorers": [{**EXPLORER, "live": False}]},
-        {"explorers": [{**EXPLORER, "enabled": False}]},
+        {"explorers": [{**EXPLORER, "static": False}]},
         {**REAL_ROW, "added": ["course_lib @ https://x"]},
         {**REAL_ROW, "report": "course_lib 1, no real model: no network\n"},
     ],

@@ -88,6 +88,23 @@ def test_a_chapter_has_the_parts_that_every_chapter_has(file):
     assert not BANNED.search(text)
 
 
+def test_an_explorer_adds_at_most_60_kb_to_its_picture():
+    grown = []
+    for cell in (cell for file in NOTEBOOKS for cell in cells(file)):
+        for output in cell.outputs:
+            html = output.get("data", {}).get("text/html", "")
+            if html.startswith("<div data-explorer="):
+                picture = html.partition("\n<style>")[0]
+                grown.append(_bytes_in_a_notebook(html) - _bytes_in_a_notebook(picture))
+    assert len(grown) >= 6 and max(grown) <= 60_000, grown
+
+
+def _bytes_in_a_notebook(text):
+    output = nbformat.v4.new_output("display_data", {"text/html": text})
+    cell = nbformat.v4.new_code_cell(outputs=[output])
+    return len(nbformat.writes(nbformat.v4.new_notebook(cells=[cell])).encode())
+
+
 # --- does the net catch? -------------------------------------------------------------------------
 
 

@@ -327,6 +327,10 @@ def test_the_site_opens_from_a_folder_without_a_server(chromium):
     tab.goto((SITE / "notebooks" / "03_mask_before_softmax.html").as_uri(), wait_until="load")
     tab.evaluate("() => window.MathJax.startup.promise")
     assert tab.locator("mjx-math").count() > 20
+    live = tab.locator("section.cx")
+    assert live.count() == 2, "explorers play on the site as in a notebook"
+    live.nth(1).get_by_role("radio", name="on", exact=True).click()
+    assert live.nth(1).locator(".cx-words").inner_text().startswith("on: standard attention gives")
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     tab.goto(f"{(SITE / 'search.html').as_uri()}?q=prefill", wait_until="load")
     tab.wait_for_selector("#search-results li a")

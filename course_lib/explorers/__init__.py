@@ -1,6 +1,7 @@
-"""Explorers: parts of a chapter that a reader can touch (anywidget; chapters 2, 3 and others).
+"""Explorers: parts of a chapter that a reader can touch (chapters 2, 3, 5 to 7).
 
-`base` holds what all share, `style` their colours, `static/` the JavaScript and the CSS.
+`base` holds what all share, `page` makes of them what a notebook keeps, `bridge` lets Python and
+the views follow each other, `style` has the colours, `static/` the JavaScript and the CSS.
 """
 
 from course_lib.explorers.base import Explorer

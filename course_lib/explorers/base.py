@@ -1,11 +1,11 @@
-'''What all explorers share: synced state that is checked, a static view, files without a build.
+'''What all explorers share: states that are checked, a static view, files without a build.
 
 An explorer is a Python class and a JavaScript file of its own on top of `static/core.js`:
 
     class MaskExplorer(Explorer):
         """What it shows, its arguments, and an example."""
 
-        script = "mask"                                # static/mask.js
+        script = "mask"                                # static/mask.js, and mask.css if it is there
         row = State(0, position_of_token)              # e.row = 2; e.observe(f, "row")
         view = State("mask", one_of("mask", "weights"))
 
@@ -16,29 +16,25 @@ An explorer is a Python class and a JavaScript file of its own on top of `static
         def words(self) -> str: ...                    # the state in words: text/plain, alt text
         def picture(self) -> str: ...                  # HTML for paper and GitHub
 
-`data` is sent once and holds every number that a click can show, so no click needs the kernel.
-A notebook shows the live view; without a kernel, and in a saved notebook, it shows
-`static_html()`, and nbval compares that and `words()`.
+`data` holds every number that a click can show, so no click needs the kernel. A notebook keeps one
+HTML output (`page`): the static view, which its own script makes live, with and without a kernel.
+While there is one, Python and the view follow each other (`bridge`).
 '''
 
 import collections
 import html
 import itertools
-import re
 import unicodedata
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import anywidget
 import numpy as np
 import torch
 import traitlets
 from numpy.typing import ArrayLike
 
-from course_lib.explorers.style import stylesheet
+from course_lib.explorers.bridge import Carrier, connect
+from course_lib.explorers.page import fingerprint, page
 from course_lib.lesson import listed
 
 #: More cells than this squared are too small to hit and too slow to draw.
@@ -48,12 +44,12 @@ _LONGEST = 32
 
 Check = Callable[[Any, str, Any], Any]
 
-_LIVE = "application/vnd.jupyter.widget-view+json"
-_IMPORT = re.compile(r"^import \{[^}]*\} from \"\./core\.js\";\n", re.MULTILINE)
+#: How many explorers with the same data were shown.
+_KEYS: collections.Counter[str] = collections.Counter()
 
 
 class State(traitlets.TraitType):
-    """Synced state of an explorer: a default value and a check.
+    """State that an explorer shares with its views: a default value and a check.
 
     Args:
         default: its first value.
@@ -63,11 +59,10 @@ class State(traitlets.TraitType):
 
     def __init__(self, default: Any, check: Check) -> None:
         super().__init__(default_value=default, allow_none=True)
-        self.tag(sync=True)
-        self._check = check
+        self.check = check
 
     def _validate(self, obj: Any, value: Any) -> Any:
-        return self._check(obj, self.name, value)
+        return self.check(obj.asked or obj, self.name, value)
 
 
 def one_of(*values: str) -> Check:
@@ -139,12 +134,12 @@ class _With:
         return getattr(self._explorer, name)
 
 
-class Explorer(anywidget.AnyWidget):
-    """A widget with a static view; subclasses follow the module's text.
+class Explorer(traitlets.HasTraits):
+    """A picture to touch, with a static view; subclasses follow the module's text.
 
     Args:
-        data: what JavaScript shows: JSON (see `numbers`), sent once.
-        state: first values of the states.
+        data: what JavaScript shows: JSON (see `numbers`).
+        states: first values of the states.
 
     Raises:
         TypeError: for a state that the explorer does not have.
@@ -154,61 +149,76 @@ class Explorer(anywidget.AnyWidget):
     #: The subclass's JavaScript file in static/, without the suffix.
     script = ""
 
-    data = traitlets.Dict().tag(sync=True)
-
-    _ipython_display_ = None  # ipywidgets 7 would show the live view only, never the static one
-    _css = stylesheet()
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        if "script" in cls.__dict__:  # not in the subclass that traitlets makes of an instance
-            cls._esm = bundle(cls.script)
-        super().__init_subclass__(**options)
-
-    def __init__(self, data: dict[str, Any], **state: Any) -> None:
-        unknown = sorted(set(state) - set(self.states()))
-        if unknown:
-            known = ", ".join(self.states())
-            raise TypeError(f"{unknown[0]}: expected one of the states {known}")
-        asked = _With(self, state)
-        for name, value in state.items():  # a wrong one must not leave half a widget behind
-            self.traits()[name]._validate(asked, value)
-        super().__init__(data=data, **state)
+    def __init__(self, data: dict[str, Any], **states: Any) -> None:
+        super().__init__()
+        self.data = data
+        #: The states that are being set together, for checks that look at more than one.
+        self.asked: _With | None = None
+        self._key: str | None = None
+        self._carrier: Carrier | None = None
+        self.update(**states)
 
     @classmethod
     def states(cls) -> list[str]:
-        """The names of the states that sync both ways."""
+        """The names of the states that Python and the views share."""
         return [name for name, trait in cls.class_traits().items() if isinstance(trait, State)]
+
+    def values(self) -> dict[str, Any]:
+        """The states as they are now."""
+        return {name: getattr(self, name) for name in self.states()}
+
+    def update(self, **states: Any) -> None:
+        """Change several states at once: they are checked together, and all are kept or none.
+
+        Args:
+            states: new values.
+
+        Raises:
+            TypeError: for a state that the explorer does not have.
+            ValueError: for a value that its check refuses.
+        """
+        for name in states:
+            if name not in self.states():
+                raise TypeError(f"{name}: expected one of the states {', '.join(self.states())}")
+        asked = _With(self, states)
+        for name, value in states.items():
+            self.traits()[name].check(asked, name, value)
+        self.asked = asked
+        try:
+            with self.hold_trait_notifications():
+                for name, value in states.items():
+                    setattr(self, name, value)
+        finally:
+            self.asked = None
 
     def words(self) -> str:
         """What the explorer shows now, in words; the same words for the same state."""
         raise NotImplementedError
 
     def picture(self) -> str:
-        """The explorer as HTML that needs nothing but itself; subclasses draw more."""
+        """What paper and GitHub show: HTML that needs nothing but itself; subclasses draw more."""
         return f"<p>{html.escape(self.words())}</p>"
 
-    def static_html(self) -> str:
-        """What paper and GitHub show: the picture, whatever the tokens are."""
-        with _any_text():
-            return self.picture()
+    @property
+    def key(self) -> str:
+        """What its views are known by in a page: made of what it shows, and not of chance."""
+        if self._key is None:
+            same = f"{self.script}-{fingerprint(self.data)}"
+            _KEYS[same] += 1
+            self._key = f"{same}-{_KEYS[same]}"
+        return self._key
+
+    def live_html(self) -> str:
+        """What a notebook keeps: the static view, and the script that makes it live."""
+        return page(self.script, self.key, self.picture(), self.data, self.values())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.words()}"
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        live = super()._repr_mimebundle_(**options)
-        bundle, metadata = live if isinstance(live, tuple) else (live or {}, {})
-        shown = {"text/plain": repr(self), "text/html": self.static_html()}
-        return {**{k: v for k, v in bundle.items() if k == _LIVE}, **shown}, metadata
-
-
-def bundle(script: str) -> str:
-    """The JavaScript of one explorer: core.js and then its own file, as one module."""
-    core, own = (_static(f"{name}.js") for name in ("core", script))
-    own, imports = _IMPORT.subn("", own)
-    if imports != 1:
-        raise ValueError(f'{script}.js: expected one line `import {{ ... }} from "./core.js";`')
-    return f"{re.sub(r'^export (?=function|const)', '', core, flags=re.MULTILINE)}\n{own}"
+    def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
+        if self._carrier is None:
+            self._carrier = connect(self, self.key)
+        return {"text/plain": repr(self), "text/html": self.live_html()}
 
 
 def numbers(array: ArrayLike | torch.Tensor) -> list[Any]:
@@ -265,14 +275,6 @@ def _numbered(name: str, position: int) -> str:
     return f"{visible_text(name)} ({position})"
 
 
-@contextmanager
-def _any_text() -> Iterator[None]:
-    """Do not complain of signs without a font (that a dollar is a dollar, `plot` sees to)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph|Tight layout|Matplotlib currently", UserWarning)
-        yield
-
-
 def _json(value: Any) -> Any:
     if isinstance(value, list):
         return [_json(x) for x in value]
@@ -281,7 +283,3 @@ def _json(value: Any) -> Any:
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def _static(name: str) -> str:
-    return files("course_lib.explorers").joinpath(f"static/{name}").read_text("utf-8")

@@ -97,13 +97,11 @@ class CompareExplorer(Explorer):
             },
             "words": {view: [self._sentence(view, i) for i in range(n)] for view in VIEWS},
         }
-        self._made = False
         super().__init__(data, row=row, view=view, column=column)
-        self._made = True
 
     @traitlets.observe("view")
     def _forget_column(self, _change: Any) -> None:
-        if self._made:
+        if not self.asked:
             self.column = None  # a key is not an output entry
 
     def words(self) -> str:

@@ -79,17 +79,30 @@ DARK = Theme(
 )  # fmt: skip
 
 
-def css_variables(theme: Theme, prefix: str) -> str:
-    """The colours of a theme as CSS: "--course-paper: #FFFFFF; --course-ink: ...".
+def css_variables(prefix: str, theme: Theme, dark: Theme | None = None) -> str:
+    """The colours of a theme as CSS: "--course-paper: #FFFFFF; --course-ink: #222222; ...".
 
     Args:
-        theme: light or dark.
         prefix: what the names begin with, such as "--course-".
+        theme: light or dark; what paper has, if `dark` is given.
+        dark: what a page has whose `color-scheme` is dark; the same variables serve both then.
     """
     names = ("paper", "ink", "muted", "rule", "line", "focus", "visible", "blocked", "leak")
-    colours = {name: getattr(theme, name) for name in names}
-    colours |= {"on-visible": ink_on(theme.visible), "on-blocked": theme.ink, "hatch": theme.rule}
-    return " ".join(f"{prefix}{name}: {colour};" for name, colour in colours.items())
+
+    def colours(one: Theme) -> dict[str, str]:
+        found = {name: getattr(one, name) for name in names}
+        found |= {"on-visible": ink_on(one.visible), "on-blocked": one.ink, "hatch": one.rule}
+        return found | {"partial": one.weights[1], "on-partial": ink_on(one.weights[1])}
+
+    values = colours(theme)
+    if dark is not None:
+        values = {name: light_dark(values[name], other) for name, other in colours(dark).items()}
+    return " ".join(f"{prefix}{name}: {value};" for name, value in values.items())
+
+
+def light_dark(light: str, dark: str) -> str:
+    """A colour in CSS that follows the page's `color-scheme`."""
+    return light if light == dark else f"light-dark({light}, {dark})"
 
 
 def scale(stops: Sequence[str], levels: int) -> list[str]:

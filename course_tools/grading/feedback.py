@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from course_lib import __version__
-from course_lib.figures.palette import DARK, LIGHT, Theme
+from course_lib.figures.palette import DARK, LIGHT, css_variables
 from course_tools.grading.results import GRADED, UNSAFE, About, ExerciseResult, Result, Student
 from course_tools.grading.tables import number
 
@@ -105,16 +105,11 @@ def _rich(text: str) -> Markup:
 
 def _palette() -> Markup:
     """The palette as CSS variables, for a light and a dark screen and for paper."""
-    light, dark = _variables(LIGHT), _variables(DARK)
+    light, dark = (css_variables("--", theme) for theme in (LIGHT, DARK))
     return Markup(
         f":root {{ color-scheme: light dark; {light} }}\n"
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
     )
-
-
-def _variables(theme: Theme) -> str:
-    names = ("paper", "ink", "muted", "rule", "visible", "leak")
-    return " ".join(f"--{name}: {getattr(theme, name)};" for name in names)
 
 
 def _template() -> Any:

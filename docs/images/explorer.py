@@ -38,8 +38,8 @@ def alt_text() -> str:
 
 def main() -> None:
     """Write explorer.png beside this file, twice as fine as the screen."""
-    sys.path.insert(0, str(HERE.parents[1] / "tests" / "browser"))
-    from explorer_page import open_explorer
+    sys.path.insert(0, str(HERE.parents[1]))
+    from tests.browser.explorer_page import open_explorer
 
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
@@ -49,7 +49,7 @@ def main() -> None:
         opened = open_explorer(context, explorer(), width=760)
         opened.page.set_viewport_size({"width": 760, "height": 900})
         opened.cell(2, 1).hover()
-        opened.page.locator("#host").screenshot(path=HERE / "explorer.png")
+        opened.page.locator(".host").screenshot(path=HERE / "explorer.png")
         browser.close()
     print(alt_text())
 

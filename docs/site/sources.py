@@ -213,7 +213,7 @@ def _write_static(project: Project, folder: Path) -> None:
     """The colours of the course, as CSS, and the notebooks to download."""
     static = folder / "_static"
     static.mkdir(parents=True, exist_ok=True)
-    light, dark = (css_variables(theme, "--course-") for theme in (LIGHT, DARK))
+    light, dark = (css_variables("--course-", theme) for theme in (LIGHT, DARK))
     colours = f'html {{ {light} }}\nhtml[data-theme="dark"] {{ {dark} }}\n'
     (static / "palette.css").write_text(colours, "utf-8")
     for page in notebooks(project):

@@ -1,8 +1,34 @@
-"""What a student does in an exercise notebook, for the tests in this folder."""
+"""What a student does in a notebook, for the tests in this folder."""
 
 #: The kernel of the open notebook, in JavaScript (the server exposes the application to tests).
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
 CELLS = "window.jupyterapp.shell.currentWidget.content.widgets"
+
+
+def run_all(page):
+    """Clear the open notebook, run it from top to bottom and wait until it has."""
+    _menu(page, "Edit", "Clear Outputs of All Cells")
+    counts = _execution_counts(page)
+    assert not any(counts), "nothing saved is left to be mistaken for a result"
+    _menu(page, "Run", "Run All Cells")
+    for _ in range(480):
+        done = _execution_counts(page) == list(range(1, len(counts) + 1))
+        if done and page.evaluate(f"() => {KERNEL}.status") == "idle":
+            return
+        page.wait_for_timeout(500)
+    raise AssertionError(f"after four minutes the cells are at {_execution_counts(page)}")
+
+
+def _menu(page, menu, item):
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.get_by_role("menuitem", name=item, exact=True).click()
+
+
+def _execution_counts(page):
+    return page.evaluate(
+        f"() => {CELLS}.filter(cell => cell.model.type === 'code')"
+        ".map(cell => cell.model.executionCount)"
+    )
 
 
 def open_exercises(chromium, lab, name, width=1280, height=1000):

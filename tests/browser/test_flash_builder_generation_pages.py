@@ -13,7 +13,7 @@ from course_lib.explorers import FlashExplorer, GenerationExplorer, MaskBuilder
 from course_lib.explorers.mask_builder import EXAMPLES, JOINS, RULES
 from course_lib.gpt import GPT, GPTConfig
 from course_lib.masks import causal, not_padding, sinks, sliding_window
-from tests.browser.explorer_page import open_explorer
+from tests.browser.explorer_page import assert_removed_views_stop_listening, open_explorer
 
 pytestmark = pytest.mark.browser
 
@@ -62,7 +62,7 @@ def classes(page, grid=0):
 
 @pytest.mark.parametrize("make", MODES.values(), ids=MODES.keys())
 def test_axe_finds_no_fault_and_a_narrow_page_does_not_scroll_sideways(opened, make):
-    for options in ({"width": 900}, {"width": 400, "dark": True}):
+    for options in ({"width": 900}, {"width": 345, "dark": True}):
         page = opened(make(), **options)
         page.cell(1, 1).hover()
         faults = Axe().run(page.page).response["violations"]
@@ -77,10 +77,7 @@ def test_axe_finds_no_fault_and_a_narrow_page_does_not_scroll_sideways(opened, m
 
 @pytest.mark.parametrize("make", MODES.values(), ids=MODES.keys())
 def test_a_view_that_is_removed_stops_listening(opened, make):
-    page = opened(make())
-    assert page.page.evaluate("model.listening()") > 0
-    page.page.evaluate("cleanup()")
-    assert page.page.evaluate("model.listening()") == 0
+    assert_removed_views_stop_listening(opened(make()))
 
 
 @pytest.mark.parametrize("make", MODES.values(), ids=MODES.keys())
@@ -160,14 +157,14 @@ def test_picking_a_row_follows_it_from_its_first_tile(opened):
 
 READ = """
 () => {
-  const kinds = [...document.querySelectorAll(".cx-grid")].map((grid) =>
+  const kinds = [...inside().querySelectorAll(".cx-grid")].map((grid) =>
     [...grid.querySelectorAll("tbody tr")].map((line) =>
       [...line.querySelectorAll("td")].map((cell) => cell.className.split(" ")[0])));
   return {
     matrix: kinds[0].map((line) => line.map((kind) => kind === "cx-visible")),
-    tiles: kinds[1].map((line) => line.map((k) => ["cx-skip", "cx-w5", "cx-visible"].indexOf(k))),
-    code: document.querySelector(".cx-expression code").textContent,
-    words: document.querySelector(".cx-words").textContent,
+    tiles: kinds[1].map((line) => line.map((k) => ["cx-skip", "cx-part", "cx-visible"].indexOf(k))),
+    code: inside().querySelector(".cx-expression code").textContent,
+    words: inside().querySelector(".cx-words").textContent,
   };
 }
 """
@@ -260,7 +257,7 @@ def test_the_focus_stays_in_the_list_when_a_rule_changes(opened):
     page = opened(MaskBuilder(EXAMPLES["window and sinks"], n=8))
     page.page.get_by_label("How causal is joined").focus()
     page.page.get_by_label("How causal is joined").select_option("or")
-    assert page.page.evaluate("document.activeElement.ariaLabel") == "How causal is joined"
+    assert page.page.evaluate("active().ariaLabel") == "How causal is joined"
 
 
 # --- generation ----------------------------------------------------------------------------------
@@ -319,7 +316,7 @@ def test_the_cache_fills_and_the_cheater_s_keys_are_framed(opened):
     assert page.cell(3, 2).inner_text() == f"{moved:.1f}"
     assert f"wrong by {moved:.2f}" in page.cell(3, 2).get_attribute("aria-label")
     e.task = "reads"
-    assert classes(page)[3] == 4 * ["cx-visible"] + 8 * ["cx-w5 cx-leak"]
+    assert classes(page)[3] == 4 * ["cx-visible"] + 8 * ["cx-part cx-leak"]
     e.cheat = False
     assert classes(page)[3] == 4 * ["cx-visible"] + 8 * ["cx-blocked"]
 

@@ -8,13 +8,11 @@ import pytest
 
 from course_lib import explorers
 from course_tools.project import load_project
+from tests.browser.exercise_session import KERNEL, run_all
 from tests.helpers.paths import ROOT
 
 NOTEBOOKS = [ROOT / f"{notebook.page}.ipynb" for notebook in load_project(ROOT).notebooks]
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder to look at, if you want one
-
-#: The kernel of the open notebook, in JavaScript (the server exposes the application to tests).
-KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
 
 pytestmark = pytest.mark.browser
 
@@ -25,10 +23,7 @@ def test_run_all_cells_ends_without_an_error_and_every_figure_has_words(chromium
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(f"{lab}/tree/{file.relative_to(ROOT).as_posix()}?reset")
     page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=30_000)
-    _menu(page, "Edit", "Clear Outputs of All Cells")
-    assert not any(_execution_counts(page)), "nothing saved is left to be mistaken for a result"
-    _menu(page, "Run", "Run All Cells")
-    _wait_until_all_ran(page, len(code_cells))
+    run_all(page)
 
     errors, warnings, images, live = set(), set(), {}, set()
     for _ in _scroll(page):
@@ -47,28 +42,6 @@ def test_run_all_cells_ends_without_an_error_and_every_figure_has_words(chromium
     assert len(images) >= figures and figures + len(shown) > 0
     for alt, width in images.items():
         assert len(alt) > 20 and width > 100, "a figure that is drawn and described"
-
-
-def _menu(page, menu, item):
-    page.get_by_role("menuitem", name=menu, exact=True).click()
-    page.get_by_role("menuitem", name=item, exact=True).click()
-
-
-def _execution_counts(page):
-    return page.evaluate(
-        "() => window.jupyterapp.shell.currentWidget.content.widgets"
-        ".filter(cell => cell.model.type === 'code').map(cell => cell.model.executionCount)"
-    )
-
-
-def _wait_until_all_ran(page, count):
-    """Every code cell has its number, and the kernel has come to rest."""
-    for _ in range(480):
-        done = _execution_counts(page)
-        if done == list(range(1, count + 1)) and page.evaluate(f"() => {KERNEL}.status") == "idle":
-            return
-        page.wait_for_timeout(500)
-    raise AssertionError(f"after four minutes the cells are at {done}")
 
 
 def _scroll(page):

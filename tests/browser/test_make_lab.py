@@ -1,14 +1,12 @@
 """The README's first command: it opens a chapter, and from there one reaches the exercises."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import ROOT, wait_for
+from tests.browser.servers import serve
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.browser
 
@@ -16,25 +14,15 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The address of what `make lab` serves (in the environment that runs this test)."""
-    folder = tmp_path_factory.mktemp("make_lab")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = f"--no-browser --allow-root --port={port} --ip=127.0.0.1 --IdentityProvider.token="
-    # Without the rule that installs: this environment is there already.
-    command = ["make", "lab", "--old-file=.venv/lab-ready", f"BIN={Path(sys.executable).parent}",
-               f"LAB_ARGS={options} --ServerApp.port_retries=0"]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "JUPYTER_CONFIG_DIR": str(folder / "config")},
-        )  # fmt: skip
-    try:
-        wait_for(f"http://127.0.0.1:{port}/lab", server, folder / "log")
-        yield f"http://127.0.0.1:{port}/lab/tree"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(timeout=30)
+
+    def command(options):
+        given = " ".join([*options, "--IdentityProvider.token="])
+        # Without the rule that installs: this environment is there already.
+        tools = f"BIN={Path(sys.executable).parent}"
+        return ["make", "lab", "--old-file=.venv/lab-ready", tools, f"LAB_ARGS={given}"]
+
+    with serve(command, tmp_path_factory.mktemp("make_lab"), "lab", cwd=ROOT) as address:
+        yield f"{address}/lab/tree"
 
 
 @pytest.mark.parametrize(

@@ -61,21 +61,13 @@ def warnings(seen: NotebookNode) -> list[str]:
 
 
 def explorers(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """Each explorer that is shown: its name, and whether it is live, static and known to Colab."""
+    """Each explorer that is shown: its name, and whether it is live and has its static view."""
     found = []
     for output in _outputs(notebook):
-        data, about = output.get("data", {}), output.get("metadata", {})
-        name = _EXPLORER.match(data.get("text/plain", ""))
-        if name:
-            manager = about.get(LIVE, {}).get("colab", {}).get("custom_widget_manager", {})
-            found.append(
-                {
-                    "name": name[1],
-                    "live": LIVE in data,
-                    "static": "<" in data.get("text/html", ""),
-                    "enabled": bool(manager.get("url")),
-                }
-            )
+        data = output.get("data", {})
+        if name := _EXPLORER.match(data.get("text/plain", "")):
+            static, _, live = data.get("text/html", "").partition("<script>")
+            found.append({"name": name[1], "live": "upgrade(" in live, "static": "<" in static})
     return found
 
 

@@ -125,7 +125,7 @@ def problems(row: dict[str, Any]) -> list[str]:
         found.append(f"the setup cell said {row['report']!r}")
     if real and not row["report"].endswith(", the real model is here\n"):
         found.append("the setup cell did not fetch the real model")
-    whole = [e for e in row["explorers"] if e["live"] and e["static"] and e["enabled"]]
+    whole = [e for e in row["explorers"] if e["live"] and e["static"]]
     if not len(whole) == len(row["explorers"]) == row["explorers_saved"]:
         found.append(f"explorers: {row['explorers_saved']} saved, shown {row['explorers']}")
     return found

@@ -1,19 +1,20 @@
 /* CompareExplorer: standard, causal and their difference, as weights or as outputs. */
-import { brief, choice, differenceKind, el, fixed, follow, frame, grid, set, tokens, weightKind } from "./core.js";
+import { brief, choice, differenceKind, el, fixed, follow, frame, tokens, weightKind } from "./core.js";
+import { grid } from "./grid.js";
 
 const CAPTIONS = { standard: "standard", causal: "causal", difference: "causal − standard" };
 
-function render({ model, el: host }) {
-  const data = model.get("data");
+export function render(model, host) {
+  const data = model.data;
   const names = data.tokens;
   const ui = frame(host, "Compare explorer");
   const tables = {}; // view -> its box and three grids, made when first shown
   let look = null;
 
-  const chips = tokens({ names, label: "Query", onpick: (row) => set(model, { row, column: null }) });
+  const chips = tokens({ names, label: "Query", onpick: (row) => model.set({ row, column: null }) });
   const views = choice({
     label: "Show", options: [["weights", "weights"], ["outputs", "output vectors"]],
-    onpick: (view) => { look = null; set(model, { view, column: null }); },
+    onpick: (view) => { look = null; model.set({ view, column: null }); },
   });
   ui.body.style.setProperty("--most", "336px"); // two large grids side by side
   ui.bar.append(el("div", { class: "cx-group" }, "Query", chips.node), views.node);
@@ -24,7 +25,7 @@ function render({ model, el: host }) {
         rows: names, columns: view === "weights" ? names : data.entries,
         label: CAPTIONS[side] + (view === "weights" && side === "standard" ? "; framed: will be blocked" : ""),
         columnAxis: view === "weights" ? "key" : "entry",
-        onpick: (row, column) => set(model, { row, column }),
+        onpick: (row, column) => model.set({ row, column }),
         onlook: (i, j) => { look = i === null ? null : [i, j]; explain(); },
       });
       table.paint((i, j) => cellFace(data, view, side, i, j));
@@ -53,7 +54,7 @@ function render({ model, el: host }) {
     ui.say(data.words[view][row]);
     explain();
   }
-  return follow(model, ["row", "view", "column"], draw);
+  follow(model, ["row", "view", "column"], draw);
 }
 
 /** How a cell of one side looks. */
@@ -102,5 +103,3 @@ function outputNote(data, i, d) {
     el("p", { class: "cx-muted" }, "Weight times value, for every value that is not 0; underlined: what the mask takes away."),
   ];
 }
-
-export default { render };

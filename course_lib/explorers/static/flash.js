@@ -1,10 +1,12 @@
-import { el, fixed, follow, frame, grid, set, stepper, tableOf } from "./core.js";
+import { el, fixed, follow, frame, stepper } from "./core.js";
+import { grid } from "./grid.js";
+import { tableOf } from "./table.js";
 
 /* FlashExplorer: `step` tiles of `order` have been visited; `row` is the query whose running
 numbers are shown. data.rows[row] holds one card a visited tile of that row: before, factor,
 added, after (maximum, sum, accumulator) and words. */
-function render({ model, el: host }) {
-  const { tokens: names, blocks: [high, wide], order, scores, rows, ...data } = model.get("data");
+export function render(model, host) {
+  const { tokens: names, blocks: [high, wide], order, scores, rows, ...data } = model.data;
   const ui = frame(host, "Flash explorer");
   const visit = new Map(order.map(([i, j], n) => [`${i} ${j}`, n + 1]));
   const tileOf = (i, j) => [Math.floor(i / high), Math.floor(j / wide)];
@@ -18,7 +20,7 @@ function render({ model, el: host }) {
       const visits = rows[i].map((card) => card.visit);
       const step = model.get("step");
       const away = visits.length && (step < visits[0] || step > visits.at(-1));
-      set(model, away ? { row: i, step: visits[0] } : { row: i });
+      model.set(away ? { row: i, step: visits[0] } : { row: i });
     },
     onlook: (i, j) => { look.textContent = i == null ? hint : `${names[i]}, ${names[j]}: ${cell(i, j).label}`; },
   });
@@ -40,7 +42,7 @@ function render({ model, el: host }) {
     if (!number) return { kind: `cx-skip${edge}`, label: "skipped tile" };
     if (number > step) return { kind: `cx-plain${edge}`, label: `not yet, tile ${number}` };
     const blocked = scores[i][j] === "-Infinity";
-    const kind = blocked ? "cx-blocked" : number === step ? "cx-visible" : "cx-w5";
+    const kind = blocked ? "cx-blocked" : number === step ? "cx-visible" : "cx-part";
     const text = blocked ? "" : fixed(scores[i][j]);
     return { text, kind: kind + edge, label: `${blocked ? "blocked" : `score ${text}`}, tile ${number}` };
   }
@@ -53,7 +55,7 @@ function render({ model, el: host }) {
     return tableOf(`Row ${names[model.get("row")]}, tile ${card.visit}`, head, data.names.map(line));
   }
 
-  return follow(model, ["step", "row"], () => {
+  follow(model, ["step", "row"], () => {
     const step = model.get("step");
     const row = model.get("row");
     steps.draw();
@@ -65,5 +67,3 @@ function render({ model, el: host }) {
     ui.say(`${data.steps[step]} ${words}`);
   });
 }
-
-export default { render };

@@ -1,4 +1,6 @@
-import { choice, el, fixed, follow, frame, grid, set, stepper, tableOf, toggle } from "./core.js";
+import { choice, el, fixed, follow, frame, stepper, toggle } from "./core.js";
+import { grid } from "./grid.js";
+import { tableOf } from "./table.js";
 
 /* GenerationExplorer: data.models[who][task] holds the text and, for each step, what the model sees
 and says, what happens to its keys, and all of it in words. */
@@ -38,15 +40,15 @@ function chart({ floor, models }, who) {
   );
 }
 
-function render({ model, el: host }) {
-  const { models, steps: count, training } = model.get("data");
+export function render(model, host) {
+  const { models, steps: count, training } = model.data;
   const ui = frame(host, "Generation explorer");
   const steps = stepper(model, { last: () => count - 1, next: "Next word", label: "step" });
   const task = choice({
     label: "The model", options: [["writes", "writes alone"], ["reads", "reads a given text"]],
-    onpick: (value) => set(model, { task: value }),
+    onpick: (value) => model.set({ task: value }),
   });
-  const cheat = toggle({ label: "cheat: trained without a mask", onpick: (on) => set(model, { cheat: on }) });
+  const cheat = toggle({ label: "cheat: trained without a mask", onpick: (on) => model.set({ cheat: on }) });
   ui.bar.append(...steps.nodes, task.node, ...(models.cheater ? [cheat.node] : []));
   const strip = el("ol", { class: "cx-tokens cx-strip", "aria-label": "The text" });
   ui.bar.append(strip);
@@ -63,13 +65,13 @@ function render({ model, el: host }) {
     return [
       { kind: "cx-blocked", label: "not said yet" },
       { text: "new", kind: "cx-visible", label: "computed in this step" },
-      { text: "kept", kind: "cx-w5", label: "read from the cache" },
+      { text: "kept", kind: "cx-part", label: "read from the cache" },
       { text: fixed(moved[j], 1), kind: "cx-leak", label: `a kept key would be wrong by ${fixed(moved[j])}; computed again` },
     ][keys[j]];
   };
   const reads = (run) => (i, j) => {
     if (!run.visible[i][j]) return { kind: "cx-blocked", label: "blocked" };
-    return j > i ? { kind: "cx-w5 cx-leak", label: "sees the future" } : { kind: "cx-visible", label: "may attend" };
+    return j > i ? { kind: "cx-part cx-leak", label: "sees the future" } : { kind: "cx-visible", label: "may attend" };
   };
 
   /** A new table for another run. */
@@ -94,7 +96,7 @@ function render({ model, el: host }) {
   function chips(run, { end, sees }, isWriting) {
     return run.text.slice(0, isWriting ? end + 1 : count + 1).map((word, j) => {
       const seen = sees.includes(j);
-      const kind = j < end ? (seen ? "cx-visible" : "cx-blocked") : seen ? "cx-w5 cx-leak" : isWriting ? "" : "cx-blocked";
+      const kind = j < end ? (seen ? "cx-visible" : "cx-blocked") : seen ? "cx-part cx-leak" : isWriting ? "" : "cx-blocked";
       return el("li", { class: `cx-chip ${kind}${j === end ? " cx-asked" : ""}` }, word);
     });
   }
@@ -111,7 +113,7 @@ function render({ model, el: host }) {
     })));
   }
 
-  return follow(model, ["step", "task", "cheat"], () => {
+  follow(model, ["step", "task", "cheat"], () => {
     const [now, given, cheats] = ["step", "task", "cheat"].map((name) => model.get(name));
     const [who, isWriting] = [cheats ? "cheater" : "honest", given === "writes"];
     const run = models[who][given];
@@ -135,5 +137,3 @@ function render({ model, el: host }) {
     ui.say(step.words);
   });
 }
-
-export default { render };

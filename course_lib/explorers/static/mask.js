@@ -1,20 +1,21 @@
 /* MaskExplorer: a row of tokens, the grid in five views, a step slider, the numbers of a cell. */
-import { MOST_WITH_TEXT, brief, choice, el, fixed, follow, frame, grid, set, slider, tokens, weightKind } from "./core.js";
+import { MOST_WITH_TEXT, brief, choice, el, fixed, follow, frame, slider, tokens, weightKind } from "./core.js";
+import { grid } from "./grid.js";
 
 const VIEW_NAMES = { mask: "mask", raw: "raw scores", scaled: "scaled", masked: "masked", weights: "weights" };
 
-function render({ model, el: host }) {
-  const data = model.get("data");
+export function render(model, host) {
+  const data = model.data;
   const names = data.tokens;
   const ui = frame(host, "Mask explorer");
   let look = null; // the cell under the pointer or the focus
 
   const chips = tokens({ names, label: "Query", onpick: (row) => choose(row, null) });
   const options = data.views.map((view) => [view, VIEW_NAMES[view]]);
-  const views = choice({ label: "Show", options, onpick: (view) => set(model, { view }) });
+  const views = choice({ label: "Show", options, onpick: (view) => model.set({ view }) });
   const steps = slider({
     label: "Rows built", min: 1, max: names.length,
-    onpick: (step) => set(model, { step, row: step - 1, column: null }),
+    onpick: (step) => model.set({ step, row: step - 1, column: null }),
   });
   const table = grid({
     rows: names, columns: names, label: "Rows ask, columns answer",
@@ -25,7 +26,7 @@ function render({ model, el: host }) {
   ui.body.append(table.node);
 
   function choose(row, column) {
-    set(model, { row, column, step: Math.max(row + 1, model.get("step")) });
+    model.set({ row, column, step: Math.max(row + 1, model.get("step")) });
   }
 
   function explain() {
@@ -45,7 +46,7 @@ function render({ model, el: host }) {
     ui.say(data.words[view][row]);
     explain();
   }
-  return follow(model, ["row", "column", "view", "step"], draw);
+  follow(model, ["row", "column", "view", "step"], draw);
 }
 
 /** How a cell looks in a view. */
@@ -104,5 +105,3 @@ function dotProduct(a, b) {
 function short(terms) {
   return terms.length > 9 ? [...terms.slice(0, 7), "…", terms.at(-1)] : terms;
 }
-
-export default { render };

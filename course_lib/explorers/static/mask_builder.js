@@ -1,4 +1,5 @@
-import { button, el, fixed, follow, frame, grid, set, slider } from "./core.js";
+import { button, el, fixed, follow, frame, slider } from "./core.js";
+import { grid } from "./grid.js";
 
 /* MaskBuilder: `terms` such as "or sinks(2)" are joined from the top down. The picture is computed
 here, so that it needs no kernel; tests compare it with course_lib.masks on random terms. */
@@ -75,16 +76,16 @@ function select(label, values, chosen, onpick) {
   return el("select", { "aria-label": label, class: "cx-button", onchange: (e) => onpick(e.target.value) }, ...options);
 }
 
-function render({ model, el: host }) {
-  const { tokens: names, rules, joins, own, examples, most: [mostTerms, mostTokens] } = model.get("data");
+export function render(model, host) {
+  const { tokens: names, rules, joins, own, examples, most: [mostTerms, mostTokens] } = model.data;
   const about = new Map(rules.map(([rule, meaning, least, words]) => [rule, { meaning: own[rule] ? null : meaning, least, words }]));
   const ui = frame(host, "Mask builder");
   const read = () => model.get("terms").map(parse);
-  const save = (terms) => set(model, { terms: terms.map(write) });
-  const sizes = slider({ label: "tokens", min: 1, max: names.length, onpick: (n) => set(model, { n }) });
-  const blocks = slider({ label: "tile size", min: 1, max: Math.min(16, mostTokens), onpick: (block) => set(model, { block }) });
+  const save = (terms) => model.set({ terms: terms.map(write) });
+  const sizes = slider({ label: "tokens", min: 1, max: names.length, onpick: (n) => model.set({ n }) });
+  const blocks = slider({ label: "tile size", min: 1, max: Math.min(16, mostTokens), onpick: (block) => model.set({ block }) });
   const start = select("Start from an example", ["start from …", ...Object.keys(examples)], null, (name) => {
-    if (examples[name]) set(model, { terms: examples[name] });
+    if (examples[name]) model.set({ terms: examples[name] });
     start.value = "start from …";
   });
   ui.bar.append(start, sizes.node, blocks.node);
@@ -97,7 +98,7 @@ function render({ model, el: host }) {
   });
   const copied = el("code", {});
   const copy = button({ label: "Copy", onpick() {
-    getSelection().selectAllChildren(copied); // for a page that may not reach the clipboard
+    (copied.getRootNode().getSelection?.() ?? getSelection()).selectAllChildren(copied); // for a page without a clipboard
     navigator.clipboard?.writeText(copied.textContent).then(() => { copy.node.textContent = "Copied"; }, () => {});
   } });
   const hint = "Point at a cell, or move there with the arrow keys: which rule decides?";
@@ -135,7 +136,7 @@ function render({ model, el: host }) {
 
   /** New controls, when other rules stand in the list; the focus stays in its place. */
   function rebuildList(terms) {
-    const before = [...list.querySelectorAll("button, select, input")].indexOf(document.activeElement);
+    const before = [...list.querySelectorAll("button, select, input")].indexOf(list.getRootNode().activeElement);
     numbers = [];
     list.replaceChildren(...terms.map(line));
     if (before >= 0) [...list.querySelectorAll("button, select, input")][before]?.focus();
@@ -176,7 +177,7 @@ function render({ model, el: host }) {
       : { kind: `cx-blocked${edge(q, k)}`, label: "blocked" }));
     blocksOf.paint((i, j) => [
       { kind: "cx-skip", label: "empty" },
-      { text: "part", kind: "cx-w5", label: "partial" },
+      { text: "part", kind: "cx-part", label: "partial" },
       { text: "full", kind: "cx-visible", label: "full" },
     ][found.tiles[i][j]]);
     copied.textContent = expression(terms, n, own);
@@ -184,7 +185,5 @@ function render({ model, el: host }) {
     ui.say(summary(n, block, found));
   }
 
-  return follow(model, ["terms", "n", "block"], draw);
+  follow(model, ["terms", "n", "block"], draw);
 }
-
-export default { render };

@@ -1,19 +1,19 @@
 /* CodeWalk: the lines of a recorded run; a chosen line shows what it read and what it made. */
-import { choice, el, fixed, follow, frame, set, stepper, tokens } from "./core.js";
+import { choice, el, fixed, follow, frame, stepper, tokens } from "./core.js";
 
-function render({ model, el: host }) {
-  const data = model.get("data");
+export function render(model, host) {
+  const data = model.data;
   const ui = frame(host, "Code walk");
   const last = () => data.walks[model.get("walk")].steps.length - 1;
   const steps = stepper(model, { last, next: "Next" });
 
   const walks = choice({
     label: "Implementation", options: data.walks.map((walk, i) => [i, walk.name]),
-    onpick: (walk) => set(model, { walk, step: 0 }),
+    onpick: (walk) => model.set({ walk, step: 0 }),
   });
   const follows = tokens({
     names: data.tokens, label: "Token to follow",
-    onpick: (row) => set(model, { row: row === model.get("row") ? null : row }),
+    onpick: (row) => model.set({ row: row === model.get("row") ? null : row }),
   });
   ui.bar.append(...(data.walks.length > 1 ? [walks.node] : []), ...steps.nodes);
   if (data.tokens.length) ui.bar.append(el("div", { class: "cx-group" }, "Follow", follows.node));
@@ -42,7 +42,7 @@ function render({ model, el: host }) {
     ] : []);
     ui.note(...part("reads", step.read), ...part(step.inputs ? "is called with" : "makes", step.made));
   }
-  return follow(model, ["walk", "step", "row"], draw);
+  follow(model, ["walk", "step", "row"], draw);
 }
 
 /** A value: its name and kind, and a table if it has one. */
@@ -61,5 +61,3 @@ function shown(value, row) {
   box.append(el("table", { class: "cx-value" }, ...head, ...lines));
   return box;
 }
-
-export default { render };

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -19,9 +20,16 @@ from course_lib import explorers
 from course_lib.attention import attention
 from course_lib.codewalk import walk
 from course_lib.example import TOKENS, K, Q, V
-from course_lib.explorers import CodeWalk, CompareExplorer, FlashExplorer, MaskExplorer
-from course_lib.explorers.base import Explorer, bundle, chosen, labels, numbers
-from course_lib.explorers.style import stylesheet
+from course_lib.explorers import (
+    CodeWalk,
+    CompareExplorer,
+    FlashExplorer,
+    GenerationExplorer,
+    MaskBuilder,
+    MaskExplorer,
+)
+from course_lib.explorers.base import Explorer, chosen, labels, numbers
+from course_lib.explorers.page import bundle, file_names, read
 from course_lib.explorers.walk import names_read
 from course_lib.masks import Mask, causal, sliding_window
 from course_lib.trace import trace
@@ -29,6 +37,7 @@ from tests.helpers.paths import ROOT
 
 STATIC = ROOT / "course_lib" / "explorers" / "static"
 SCRIPTS = sorted(STATIC.glob("*.js"))
+EXPLORERS = ("mask", "compare", "walk", "mask_builder", "flash", "generation")
 
 
 def square(x):
@@ -52,14 +61,10 @@ def make_walk():
     return CodeWalk(walk(square, np.array([1.0, 2.0])))
 
 
-MAKERS = [make_mask, make_compare, make_walk]
+MAKERS = [make_mask, make_compare, make_walk, MaskBuilder, FlashExplorer, GenerationExplorer]
 
 
 # --- JavaScript and CSS --------------------------------------------------------------------------
-
-
-def test_all_the_javascript_together_is_under_a_thousand_lines():
-    assert sum(len(file.read_text("utf-8").splitlines()) for file in SCRIPTS) < 1000
 
 
 def test_the_javascript_passes_its_linter():
@@ -75,58 +80,74 @@ def test_the_javascript_passes_its_linter():
 
 
 def test_nothing_is_fetched_from_anywhere():
-    for text in [*(file.read_text("utf-8") for file in SCRIPTS), stylesheet()]:
-        text = text.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
-        assert not re.search(r"https?:|@import|url\(|fetch\(|innerHTML", text)
+    for file in STATIC.iterdir():
+        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")  # only a name
+        assert not re.search(r"https?:|@import|url\(|fetch\(|innerHTML", text), file.name
 
 
-@pytest.mark.parametrize("file", [f for f in SCRIPTS if f.stem != "core"], ids=lambda f: f.stem)
-def test_an_explorer_is_one_module_without_imports_or_clashing_names(file):
-    code = bundle(file.stem)
-    assert not re.search(r"^import|^export (function|const)", code, re.MULTILINE)
-    assert len(re.findall(r"^export default \{ render \};$", code, re.MULTILINE)) == 1
-    names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", code, re.MULTILINE)
-    assert len(names) == len(set(names))
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_an_explorer_is_one_script_without_imports_or_clashing_names(name):
+    code, _ = bundle(name)
+    assert not re.search(r"^(import|export)|/\*", code, re.MULTILINE)
+    whole = "\n".join(read(f"{file}.js") for file in file_names(name))
+    names = re.findall(r"^(?:export )?(?:function|const|let|class) (\w+)", whole, re.MULTILINE)
+    assert len(names) == len(set(names)) and {"render", "upgrade", "el"} <= set(names)
 
 
-def test_a_script_without_the_core_is_refused(monkeypatch):
-    monkeypatch.setattr("course_lib.explorers.base._static", lambda name: "let x = 1;\n")
-    with pytest.raises(ValueError, match=r"odd\.js: expected one line `import"):
+def test_an_explorer_has_only_what_it_uses():
+    (walk_code, walk_css), (mask_code, mask_css) = bundle("walk"), bundle("mask")
+    assert "function grid(" in mask_code and ".cx-grid" in mask_css and ".cx-w20" in mask_css
+    for unused in ("function grid(", "function tableOf("):
+        assert unused not in walk_code
+    for unused in (".cx-grid", ".cx-w20", ".cx-d20", ".cx-terms"):
+        assert unused not in walk_css
+
+
+def test_a_script_without_a_render_is_refused(monkeypatch):
+    monkeypatch.setattr("course_lib.explorers.page.read", lambda name: "let x = 1;\n")
+    with pytest.raises(ValueError, match=r"odd\.js: expected a function render\(model, host\)"):
         bundle("odd")
 
 
-def test_every_theme_defines_the_same_variables():
-    uses = set(re.findall(r"var\((--cx-[\w-]+)", stylesheet()))
-    for theme in ("light", "dark"):
-        blocks = re.findall(r"\{ color-scheme: " + theme + r"; ([^}]*)\}", stylesheet())
-        assert len(blocks) == (1 if theme == "light" else 2)
-        for block in blocks:
-            assert uses <= set(re.findall(r"(--cx-[\w-]+):", block))
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_variable_and_class_of_a_script_has_its_style(name):
+    code, css = bundle(name)
+    uses = set(re.findall(r"var\((--cx-[\w-]+)", css)) - {"--cx-fine"}
+    assert uses <= set(re.findall(r"(--cx-[\w-]+):", css))
+    for kind in ("visible", "blocked", "leak", "muted"):
+        assert f".cx-{kind}{{" in css
+    assert ("cx-d0{" in css) == ("differenceKind(" in code.replace("function differenceKind(", ""))
 
 
 # --- what all explorers do -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_notebook_gets_a_live_view_a_static_one_and_stable_text(make):
+def test_a_notebook_keeps_one_html_output_and_stable_text(make):
     e, again = make(), make()
     formatter = InteractiveShell.instance().display_formatter
     data, _ = formatter.format(e)
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == e.model_id
     other, _ = formatter.format(again)
+    assert set(data) == {"text/plain", "text/html"}, "no widget, which a saved notebook would miss"
     assert data["text/plain"] == other["text/plain"] == repr(e)
-    assert data["text/html"] == other["text/html"]
     assert "0x" not in data["text/plain"] and "object at" not in data["text/plain"]
-    assert "<script" not in data["text/html"] and len(data["text/html"]) > 100
+    assert data["text/html"].startswith(f'<div data-explorer="{e.key}"')
+    assert e.picture() in data["text/html"] and "<script" not in e.picture()
+    assert data["text/html"].replace(e.key, again.key) == other["text/html"], "nothing is random"
+    assert e.key != again.key, "each has views of its own"
+    assert formatter.format(e)[0] == data
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_what_is_sent_is_plain_json(make):
+def test_what_a_script_holds_cannot_end_it(make):
+    script = make().live_html().partition("<script>")[2]
+    assert script.count("<") == script.count("</script>") + len(re.findall(r"< |<=", script))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_is_shown_is_plain_json(make):
     e = make()
     assert json.loads(json.dumps(e.data, allow_nan=False)) == json.loads(json.dumps(e.data))
-    state = e.get_state()
-    assert {"data", "_esm", "_css", *e.states()} <= set(state)
-    assert "function grid(" in state["_esm"] and ".cx-grid" in state["_css"]
 
 
 def test_state_is_heard_of_and_checked_by_name():
@@ -153,13 +174,45 @@ def test_state_is_heard_of_and_checked_by_name():
     assert type(e.row) is int, "what is sent must be JSON"
 
 
-def test_a_state_can_be_set_by_the_browser_only_to_what_it_may_be():
+def test_python_and_the_views_follow_each_other_through_the_carrier():
     e = make_mask()
-    e.set_state({"row": 4, "view": "raw"})
+    assert not e._carrier, "what is not shown needs no connection"
+    e._repr_mimebundle_()
+    carrier = e._carrier
+    assert (carrier.key, carrier.states) == (e.key, e.values())
+    e.row = "on"
+    assert carrier.states["row"] == 3
+    carrier.set_state({"states": {**e.values(), "row": 4, "view": "raw"}})
     assert (e.row, e.view) == (4, "raw")
+    e._repr_mimebundle_()
+    assert e._carrier is carrier
     with pytest.raises(ValueError, match="row: expected"):
-        e.set_state({"row": 99})
-    assert e.row == 4
+        carrier.set_state({"states": {**e.values(), "row": 99}})
+    assert e.row == 4, "a view can set a state only to what it may be"
+
+
+def test_on_colab_python_hears_of_clicks_by_a_call(monkeypatch):
+    called = {}
+    output = types.SimpleNamespace(register_callback=called.__setitem__)
+    for name, module in (("google.colab", types.ModuleType("c")), ("google.colab.output", output)):
+        monkeypatch.setitem(sys.modules, name, module)
+    e = make_mask()
+    e._repr_mimebundle_()
+    called["course-explorer"](e.key, {**e.values(), "row": 4})
+    assert e.row == 4 and e._carrier is None
+    called["course-explorer"]("of-a-kernel-before", {"row": 1})
+
+
+def test_states_that_are_set_together_are_kept_together_or_not_at_all():
+    short, long = (walk(square, np.ones(n)) for n in (1, 4))
+    e = CodeWalk(short, long)
+    e.update(walk=1, step=9)
+    assert (e.walk, e.step) == (1, 9)
+    with pytest.raises(ValueError, match="step: expected a whole number from 0 to"):
+        e.update(walk=0, step=9)
+    assert (e.walk, e.step) == (1, 9)
+    with pytest.raises(TypeError, match="colour: expected one of the states row, step, walk"):
+        e.update(colour="red")
 
 
 def test_a_wrong_first_state_makes_no_explorer():
@@ -224,7 +277,7 @@ def test_the_mask_explorer_lives_without_scores_and_with_empty_rows():
     assert set(e.data) == {"tokens", "views", "mask", "words"}
     with pytest.raises(ValueError, match="view: expected one of mask; got 'weights'"):
         e.view = "weights"
-    assert "Figure" not in e.static_html() and "<img alt=" in e.static_html()
+    assert "Figure" not in e.picture() and "<img alt=" in e.picture()
     e = MaskExplorer(TOKENS, Q, K, mask=~causal(), view="weights", row="mat")
     assert e.words().endswith("Weights: none.")
     assert e.data["sums"][4] == 0
@@ -312,7 +365,7 @@ def test_tables_of_a_code_walk_carry_tokens_where_they_fit():
     assert call["made"][0]["rows"] == list(TOKENS) and call["made"][0]["columns"] == []
     assert returned["made"][0]["columns"] == list(TOKENS)
     np.testing.assert_array_equal(returned["made"][0]["table"], Q @ K.T)
-    assert "float64 tensor [5, 5]" in e.static_html()
+    assert "float64 tensor [5, 5]" in e.picture()
 
 
 def test_large_values_of_a_code_walk_show_a_corner_and_say_so():
@@ -366,7 +419,7 @@ def test_a_token_is_text_whatever_it_holds(make):
     hostile = ["$\\frac$", "<b>&amp;</b>", "$", "\U0001f469\u200d\U0001f467", "שלום"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = make(hostile, Q, K, V)._repr_mimebundle_()[0]["text/html"]
+        shown = make(hostile, Q, K, V)._repr_mimebundle_()["text/html"].partition("<style>")[0]
     assert "<b>" not in shown and "<img alt=" in shown
 
 

@@ -144,12 +144,9 @@ def test_errors_about_own_models_name_the_argument(own, options, error, message)
         GenerationExplorer(own, **options)
 
 
-def test_the_saved_view_is_stable_and_has_words():
-    e = GenerationExplorer(step=3)
-    bundle, _ = e._repr_mimebundle_()
-    assert bundle["text/plain"] == f"GenerationExplorer: {e.words()}"
-    assert bundle["text/html"] == GenerationExplorer(step=3).static_html()
-    keys, curves = re.findall(r'<img alt="([^"]*)"', bundle["text/html"])
+def test_the_static_view_has_words():
+    saved = GenerationExplorer(step=3).picture()
+    keys, curves = re.findall(r'<img alt="([^"]*)"', saved)
     assert "the cheater, if it kept keys" in keys and "21 read although now wrong" in keys
-    assert "The cheater writes: The near near the mat near" in bundle["text/html"]
+    assert "The cheater writes: The near near the mat near" in saved
     assert "0.0349" in curves and "96.9%" in curves

@@ -110,7 +110,9 @@ def test_lines_can_be_seen_on_white_and_told_apart_in_grey():
 
 
 def test_css_has_every_colour_of_a_theme_by_one_name():
-    light, dark = (css_variables(theme, "--course-") for theme in (LIGHT, DARK))
+    light, dark = (css_variables("--course-", theme) for theme in (LIGHT, DARK))
     names = [re.findall(r"(--course-[\w-]+): #[0-9A-F]{6};", css) for css in (light, dark)]
     assert names[0] == names[1] and "--course-on-visible" in names[0]
     assert f"--course-leak: {LIGHT.leak};" in light and f"--course-leak: {DARK.leak};" in dark
+    both = css_variables("--course-", LIGHT, DARK)
+    assert f"--course-leak: light-dark({LIGHT.leak}, {DARK.leak});" in both

@@ -1,13 +1,11 @@
-"""As on Colab, third-party widgets need a manager, which is enabled by a call."""
+"""As on Colab, a page may call what a notebook has registered."""
+
+from collections.abc import Callable
+from typing import Any
+
+callbacks: dict[str, Callable[..., Any]] = {}
 
 
-class _Widgets:
-    _installed_url: str | None = None
-
-
-_widgets = _Widgets()
-
-
-def enable_custom_widget_manager() -> None:
-    """Note that it was called; the real one loads the manager from this place."""
-    _widgets._installed_url = "https://ssl.gstatic.com/colaboratory-static/widgets/manager.min.js"
+def register_callback(name: str, callback: Callable[..., Any]) -> None:
+    """Keep it; here is no page that would call it."""
+    callbacks[name] = callback
