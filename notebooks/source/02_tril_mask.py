@@ -275,6 +275,7 @@ explorer
 # %% [markdown]
 # The explorer is a Python object, and what you click in it Python knows.
 # It works the other way round too: `explorer.row = "mat"` moves the picture above.
+# (On Colab show it again to see that; in VS Code it plays by itself, and Python does not hear of it.)
 # Choose a token, then run the next cell again.
 
 # %%
