@@ -102,7 +102,9 @@ def test_the_mask_explorer_is_live_and_python_hears_of_a_click(chapter):
     page = chapter("02_tril_mask")
     explorer = page.locator(".output_area .cx")
     explorer.wait_for(timeout=60_000)
-    assert page.locator(".output_area img[alt*='framed']:visible").count() == 0, "live, not the picture"
+    assert page.locator(".output_area img[alt*='framed']:visible").count() == 0, (
+        "live, not the picture"
+    )
     explorer.get_by_role("radio", name="mat", exact=True).click()
     assert explorer.locator(".cx-words").inner_text().startswith("mat may attend to The")
     page.evaluate(
