@@ -48,7 +48,7 @@ Check = Callable[[Any, str, Any], Any]
 _KEYS: collections.Counter[str] = collections.Counter()
 
 
-class State(traitlets.TraitType):
+class State(traitlets.TraitType):  # type: ignore[type-arg]  # not generic in Colab's traitlets
     """State that an explorer shares with its views: a default value and a check.
 
     Args:
@@ -62,7 +62,7 @@ class State(traitlets.TraitType):
         self.check = check
 
     def _validate(self, obj: Any, value: Any) -> Any:
-        return self.check(obj.asked or obj, self.name, value)
+        return self.check(obj.asked or obj, str(self.name), value)
 
 
 def one_of(*values: str) -> Check:
@@ -182,7 +182,8 @@ class Explorer(traitlets.HasTraits):
                 raise TypeError(f"{name}: expected one of the states {', '.join(self.states())}")
         asked = _With(self, states)
         for name, value in states.items():
-            self.traits()[name].check(asked, name, value)
+            state: Any = self.traits()[name]
+            state.check(asked, name, value)
         self.asked = asked
         try:
             with self.hold_trait_notifications():

@@ -12,13 +12,13 @@ from course_lib.explorers.base import (
     Explorer,
     State,
     labels,
-    listed,
     numbers,
     token,
     whole,
 )
 from course_lib.figures.flash import flash_view, format_number
 from course_lib.flash.online import Floats, as_floats, online_trace
+from course_lib.lesson import listed
 from course_lib.masks import Mask, Tile, causal
 from course_lib.validate import Array, check_count
 
@@ -67,18 +67,17 @@ class FlashExplorer(Explorer):
         row: int | str | None = None,
         step: int = 0,
     ) -> None:
-        given = [x is not None for x in (q, k, v)]
-        if any(given) and not all(given):
-            raise ValueError("q, k, v: expected all three or none; got some")
-        if not any(given):
+        if q is None or k is None or v is None:
+            if not (q is None and k is None and v is None):
+                raise ValueError("q, k, v: expected all three or none; got some")
             q, k, v, tokens = Q, K, V, TOKENS if tokens is None else tokens
-        arrays = as_floats(q=q, k=k, v=v)
-        if len(arrays[0]) > MOST_TOKENS:
-            raise ValueError(f"q: expected at most {MOST_TOKENS} queries; got {len(arrays[0])}")
-        self.tokens = labels(range(len(arrays[0])) if tokens is None else tokens)
-        if len(self.tokens) != len(arrays[0]):
+        queries, keys, values = as_floats(q=q, k=k, v=v)
+        if len(queries) > MOST_TOKENS:
+            raise ValueError(f"q: expected at most {MOST_TOKENS} queries; got {len(queries)}")
+        self.tokens = labels(range(len(queries)) if tokens is None else tokens)
+        if len(self.tokens) != len(queries):
             raise ValueError(
-                f"tokens: expected {len(arrays[0])}, one a query; got {len(self.tokens)}"
+                f"tokens: expected {len(queries)}, one a query; got {len(self.tokens)}"
             )
         block_q, block_k = (
             min(2, len(self.tokens)) if block is None else block for block in (block_q, block_k)
@@ -87,9 +86,9 @@ class FlashExplorer(Explorer):
             if check_count(name, block, 1) > len(self.tokens):
                 raise ValueError(f"{name}: expected at most {len(self.tokens)}; got {block}")
         mask = causal() if mask is None else mask
-        self.trace = online_trace(*arrays, mask, block_q, block_k)
-        self._block_q, self._block_k, self._v = block_q, block_k, arrays[2]
-        full, _ = attention(*arrays, mask, empty_rows="zeros")
+        self.trace = online_trace(queries, keys, values, mask, block_q, block_k)
+        self._block_q, self._block_k, self._v = block_q, block_k, values
+        full, _ = attention(queries, keys, values, mask, empty_rows="zeros")
         self._gap = float(np.abs(full - self.trace.output).max())
         self._cards = [self._row_cards(r) for r in range(len(self.tokens))]
         data = {
@@ -97,7 +96,7 @@ class FlashExplorer(Explorer):
             "blocks": [block_q, block_k],
             "order": [list(tile) for tile in self.trace.order],
             "scores": numbers(self.trace.scores),
-            "names": ["max m", "sum l", *(f"acc {d}" for d in range(arrays[2].shape[1]))][
+            "names": ["max m", "sum l", *(f"acc {d}" for d in range(values.shape[1]))][
                 : 2 + _ENTRIES
             ],
             "steps": [self._step_words(s) for s in range(len(self.trace.order) + 1)],

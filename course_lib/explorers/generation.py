@@ -16,7 +16,6 @@ from course_lib.explorers.base import (
     MOST_TOKENS,
     Explorer,
     State,
-    listed,
     one_of,
     visible_text,
     whole,
@@ -33,6 +32,7 @@ from course_lib.figures.plot import lines
 from course_lib.generation import generate
 from course_lib.gpt import GPT
 from course_lib.language import Language
+from course_lib.lesson import listed
 from course_lib.sampling import Sampling, probabilities
 from course_lib.validate import check_count
 
@@ -166,7 +166,7 @@ class GenerationExplorer(Explorer):
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _name_words(self, words: Sequence[str] | None) -> None:
+    def _name_words(self, words: Sequence[Any] | None) -> None:
         vocabulary = next(iter(self.runs.values()))["writes"].logits.shape[1]
         if words is None:
             words = self.language.words if self.language else range(vocabulary)
@@ -224,8 +224,8 @@ class GenerationExplorer(Explorer):
         rest = len(p) - len(top)
         if rest:
             others = [x for w, x in enumerate(p) if w not in top]
-            truth = None if exact is None else float(exact.sum() - exact[top].sum())
-            bars.append([f"{rest} others", float(sum(others)), truth, False])
+            right = None if exact is None else float(exact.sum() - exact[top].sum())
+            bars.append([f"{rest} others", float(sum(others)), right, False])
         if exact is None:
             truth = " (no text of the language begins like this)" if self.language else ""
         else:

@@ -45,7 +45,7 @@ class Run:
     bytes_each: int
 
 
-def record_writing(model: GPT, tokens: Sequence[int], prompt: int) -> Run:
+def record_writing(model: GPT, tokens: Sequence[int] | NDArray[Any], prompt: int) -> Run:
     """Feed a text that a model wrote as it was written, with the whole past in every step.
 
     Args:
@@ -73,7 +73,7 @@ def record_writing(model: GPT, tokens: Sequence[int], prompt: int) -> Run:
     return _run(model, text, prompt, np.stack(logits), np.stack(moved))
 
 
-def record_reading(model: GPT, tokens: Sequence[int]) -> Run:
+def record_reading(model: GPT, tokens: Sequence[int] | NDArray[Any]) -> Run:
     """Feed a given text in one go, as in training: every position is asked for the next word."""
     text = np.asarray(tokens, dtype=np.int64)
     logits, _ = _read(model, text[:-1])
@@ -116,7 +116,7 @@ def language_of_recording() -> Language:
 def _read(model: GPT, text: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits [T, V], and keys and values of the last layer side by side [T, 2 G D]."""
     found: list[torch.Tensor] = []
-    attention = model.blocks[-1].attention
+    attention: Any = model.blocks[-1].attention
     hook = attention.qkv.register_forward_hook(lambda _m, _i, output: found.append(output))
     try:
         with evaluating(model):
@@ -136,7 +136,7 @@ def _run(
 ) -> Run:
     positions, config = len(text) - 1, model.config
     with evaluating(model):  # the mask in force may depend on the mode
-        mask = model.visible(positions)
+        mask = model.visible(torch.arange(positions))
     visible = np.ones((positions, positions), bool) if mask is None else mask.numpy()
     size = model.token_embedding.weight.element_size()
     each = kv_cache_bytes(config.layers, config.kv_heads, config.head_dim, 1, 1, size)

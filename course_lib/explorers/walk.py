@@ -11,7 +11,8 @@ import torch
 import traitlets
 
 from course_lib.codewalk import Walk, summary
-from course_lib.explorers.base import Explorer, State, labels, listed, numbers, token, whole
+from course_lib.explorers.base import Explorer, State, labels, numbers, token, whole
+from course_lib.lesson import listed
 
 #: The largest table that is shown whole.
 _SHOWN = 12
