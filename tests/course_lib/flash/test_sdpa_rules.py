@@ -24,7 +24,7 @@ def test_the_rules_for_a_cpu_are_what_torch_does(name, dtype):
     assert sdpa_kernel_used(*tensors, **options) == sdpa_kernel_for(call, DEVICES["CPU"])[0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CALLS)
 def test_the_rules_for_this_gpu_are_what_torch_does(name):
     version = tuple(int(n) for n in torch.__version__.split(".")[:2])
