@@ -186,6 +186,9 @@ def _adapt(notebook: nbformat.NotebookNode, page: str, project: Project, for_pri
     """Leave out the setup cell, and make links of the badge."""
     notebook.cells = [c for c in notebook.cells if "setup" not in c.metadata.get("tags", [])]
     for cell in notebook.cells:
+        if for_print and "hide-input" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-input")  # paper cannot unfold it
+            cell.metadata.tags.remove("hide-input")
         if for_print and "check" in cell.metadata.get("tags", []):
             cell.outputs = []  # "not done yet"
         if cell is not notebook.cells[0] and cell.cell_type == "markdown":
