@@ -9,6 +9,7 @@ import numpy as np
 from course_lib.checks.compare import as_array
 from course_lib.checks.script import Case, Outcome
 from course_lib.example import TOKENS
+from course_lib.masks import causal
 
 
 class Mistake(str):
@@ -81,7 +82,7 @@ def causal_weights(case: Case, outcome: Outcome) -> str | None:
     if weights is None or weights.shape != (n, n):
         got = "no array" if weights is None else f"shape {list(weights.shape)}"
         return f"the weights should be a [{n}, {n}] matrix, queries by keys; got {got}"
-    for i, j in zip(*np.nonzero((weights != 0) & ~np.tri(n, dtype=bool)), strict=True):
+    for i, j in zip(*np.nonzero((weights != 0) & ~causal().matrix(n)), strict=True):
         return (
             f"row {i} ({TOKENS[i]}) gives weight {weights[i, j]:.4f} to column {j} ({TOKENS[j]}): "
             "that is the future"

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from course_lib.masks import causal
+
 #: What says which keys are visible: nothing, `is_causal=True`, a matrix as `attn_mask`, or
 #: `causal_lower_right(Tq, Tk)` as `attn_mask`.
 MaskKind = Literal["none", "is_causal", "matrix", "lower right"]
@@ -223,8 +225,8 @@ def arguments_of(
     if call.mask == "is_causal":
         options["is_causal"] = True
     elif call.mask == "matrix":
-        matrix = torch.ones(call.n_queries, call.n_keys, dtype=torch.bool, device=device)
-        options["attn_mask"] = matrix.tril(call.n_keys - call.n_queries)
+        last = torch.arange(call.n_keys - call.n_queries, call.n_keys)  # queries end where keys do
+        options["attn_mask"] = causal().tensor(last, call.n_keys).to(device)
     elif call.mask == "lower right":
         # Here, because it imports triton, which must know first whether to interpret.
         from torch.nn.attention.bias import causal_lower_right

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
-FOLDERS = ("course_lib", "course_tools", "solutions", "benchmarks/results")
+FOLDERS = ("course_lib", "course_tools", "solutions", "notebooks/source", "benchmarks/results")
 
 
 def main() -> None:
